@@ -1,0 +1,71 @@
+"""What can go wrong, each with what was seen and one remedy.
+
+Every error derives from `LoschmidtError` and also from the builtin that fits it, so that
+`except ValueError` keeps working in code that knows nothing of this package.
+"""
+
+
+class LoschmidtError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        seen: what was seen and why it is refused, naming the user's parameter or setting.
+        remedy: one thing the user can do.
+    """
+
+    def __init__(self, seen: str, remedy: str = ""):
+        super().__init__(f"{seen} Remedy: {remedy}" if remedy else seen)
+        self.seen, self.remedy = seen, remedy
+
+
+class InvalidSetting(LoschmidtError, ValueError):
+    """A setting, option or argument that is unknown, out of range, or not reversible."""
+
+
+class NonFinite(LoschmidtError, ArithmeticError):
+    """NaN or infinity in a loss, a gradient or an update; the step was not taken."""
+
+
+class LossBelowF0(LoschmidtError, ArithmeticError):
+    """The potential F - F0 is not positive, so its logarithm does not exist; the step was not taken."""
+
+
+class LatticeOverflow(LoschmidtError, OverflowError):
+    """A value does not fit its integer lattice; the step was not taken."""
+
+
+class Nondeterministic(LoschmidtError, RuntimeError):
+    """The same batch gave different bits twice, so no step could be undone."""
+
+
+class ReplayMismatch(LoschmidtError, RuntimeError):
+    """On the way back something differed from the record; the state was put back to where it was.
+
+    Attributes:
+        step: the step whose undoing was refused.
+        tensor: the tensor or quantity that differed.
+    """
+
+    def __init__(self, seen: str, remedy: str, step: int, tensor: str):
+        super().__init__(seen, remedy)
+        self.step, self.tensor = step, tensor
+
+
+class OutOfReach(LoschmidtError, IndexError):
+    """A step below 0, or below what the tape and the journal hold."""
+
+
+class EditedOutside(LoschmidtError, RuntimeError):
+    """Weights, buffers or train/eval flags are not what the last step left."""
+
+
+class SourceChanged(LoschmidtError, RuntimeError):
+    """The dataset, the batch source or the environment is not the recorded one."""
+
+
+class DamagedFile(LoschmidtError, OSError):
+    """A saved run that cannot be read, or that does not hold what it says."""
+
+
+class BelowResolution(UserWarning):
+    """Updates smaller than the lattice resolution, which move nothing."""

@@ -1,0 +1,68 @@
+"""Digests (hex, for people and files), checksums (64 bits, cheap, each step) and deterministic sums."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+_ROW = 4096
+_WEIGHTS = torch.from_numpy(
+    np.random.Generator(np.random.Philox(key=0x10501)).integers(-(2**63), 2**63 - 1, _ROW, dtype=np.int64) | 1
+)
+_CHUNK = 64  # rows of a checksum's working buffer: 2 MB
+
+
+def raw_bytes(x: torch.Tensor) -> memoryview:
+    """The bytes of a tensor in row-major order, on the host."""
+    x = x.detach().contiguous().cpu()
+    return memoryview(x.view(-1).view(torch.uint8).numpy()) if x.numel() else memoryview(b"")
+
+
+def digest(items: Iterable[torch.Tensor | bytes | str | int], size: int = 16) -> str:
+    """BLAKE2b of tensors (dtype, shape and bytes), strings, bytes and integers, in order.
+
+    Args:
+        items: what to digest.
+        size: bytes of the digest; the text is twice as long.
+    """
+    h = hashlib.blake2b(digest_size=size)
+    for item in items:
+        if isinstance(item, torch.Tensor):
+            h.update(f"{item.dtype}{tuple(item.shape)}".encode())
+            h.update(raw_bytes(item))
+        else:
+            data = item if isinstance(item, bytes) else str(item).encode()
+            h.update(b"%d:" % len(data) + data)
+    return h.hexdigest()
+
+
+def checksum(x: torch.Tensor) -> int:
+    """Signed 64-bit sum of the words of a flat float64 or int64 tensor, each times an odd weight, mod 2**64.
+
+    Integer sums do not depend on order, so threads and kernels cannot change it. Any single flipped bit
+    changes it (odd weights are invertible mod 2**64). Not cryptographic.
+    """
+    x, total = x.view(torch.int64), 0
+    weights = _WEIGHTS if x.device.type == "cpu" else _WEIGHTS.to(x.device)
+    rows = x.numel() // _ROW
+    for first in range(0, rows, _CHUNK):
+        block = x[first * _ROW : min(first + _CHUNK, rows) * _ROW].view(-1, _ROW)
+        columns = (block * weights).sum(1)
+        total += int((columns * weights[: len(columns)].flip(0)).sum()) * (2 * first + 1)
+    tail = x[rows * _ROW :]
+    total += int((tail * weights[: tail.numel()]).sum()) * (2 * rows + 1)
+    return (total + 2**63) % 2**64 - 2**63
+
+
+def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of a flat float64 tensor, as a 0-dimensional tensor on its device.
+
+    # exact: rows of fixed length, each summed by one thread, so the bits do not depend on the thread count.
+    """
+    squares = x * x
+    rows = squares.numel() // _ROW
+    if rows < 2:
+        return squares.sum()
+    body = squares[: rows * _ROW].view(rows, _ROW).sum(1)
+    return torch.cat([body, squares[rows * _ROW :].sum().view(1)]).sum()

@@ -1,0 +1,119 @@
+"""The journal: what a step must leave behind that is not a remainder.
+
+One record a step, last in first out: a checksum of the gradient (8 bytes), and, only when there is
+something to say, an entry: hyper-parameters and masks that changed, data-dependent scalars, coarsened
+lattices, module buffers that the forward pass changed, digests.
+"""
+
+import json
+from array import array
+from typing import Any
+
+import torch
+
+Entry = dict[str, Any]
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, float):
+        return 8
+    if isinstance(value, dict):
+        return sum(len(str(k)) + _size(v) for k, v in value.items())
+    return len(json.dumps(value, separators=(",", ":")))
+
+
+class Journal:
+    """A stack of step records.
+
+    Attributes:
+        first: steps below this are not held; going back stops there.
+        verified_from: steps below this are not checked on the way back, since the state was edited after them.
+    """
+
+    def __init__(self, first: int = 0):
+        self.first = self.verified_from = first
+        self.checks = array("q")
+        self.entries: dict[int, Entry] = {}
+        self._entry_bytes = 0
+
+    @property
+    def steps(self) -> int:
+        """The step that the next record will have."""
+        return self.first + len(self.checks)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all records: 8 a step, plus the entries (tensors and floats as such, the rest as JSON)."""
+        return 8 * len(self.checks) + self._entry_bytes
+
+    def push(self, check: int, entry: Entry) -> None:
+        """Record one step."""
+        if entry:
+            self.entries[self.steps] = entry
+            self._entry_bytes += _size(entry)
+        self.checks.append(check)
+
+    def peek(self) -> tuple[int, Entry]:
+        """Checksum and entry of the last step."""
+        return self.checks[-1], self.entries.get(self.steps - 1, {})
+
+    def pop(self) -> Entry:
+        """Forget the last step."""
+        self.checks.pop()
+        entry = self.entries.pop(self.steps, {})
+        self._entry_bytes -= _size(entry) if entry else 0
+        return entry
+
+    def annotate(self, **values: Any) -> None:
+        """Add to the entry of the last step."""
+        step = self.steps - 1
+        entry = self.entries.get(step)
+        self._entry_bytes -= _size(entry) if entry else 0
+        self.entries[step] = {**(entry or {}), **values}
+        self._entry_bytes += _size(self.entries[step])
+
+    def copy(self) -> "Journal":
+        """An independent copy; entries are shared, and never changed in place."""
+        twin = Journal(self.first)
+        twin.verified_from, twin.checks = self.verified_from, self.checks[:]
+        twin.entries, twin._entry_bytes = dict(self.entries), self._entry_bytes
+        return twin
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The journal as tensors: checks (int64), entries as UTF-8 JSON (uint8), and the tensors they name."""
+        tensors: dict[str, torch.Tensor] = {}
+
+        def pack(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                name = f"t{len(tensors)}"
+                tensors[name] = value
+                return {"$tensor": name}
+            if isinstance(value, dict):
+                return {str(k): pack(v) for k, v in value.items()}
+            return value
+
+        text = {"first": self.first, "verified_from": self.verified_from, "entries": pack(self.entries)}
+        data = bytearray(json.dumps(text, separators=(",", ":")).encode())
+        return tensors | {
+            "checks": torch.tensor(self.checks, dtype=torch.int64),
+            "entries": torch.frombuffer(data, dtype=torch.uint8),
+        }
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, torch.Tensor]) -> "Journal":
+        """Inverse of `state`."""
+
+        def unpack(value: Any) -> Any:
+            if isinstance(value, dict):
+                return tensors[value["$tensor"]] if "$tensor" in value else {k: unpack(v) for k, v in value.items()}
+            return value
+
+        text = json.loads(bytes(tensors["entries"].cpu().numpy()))
+        journal = cls(text["first"])
+        journal.verified_from = text["verified_from"]
+        journal.checks = array("q", tensors["checks"].tolist())
+        journal.entries = {int(k): unpack(v) for k, v in text["entries"].items()}
+        journal._entry_bytes = sum(map(_size, journal.entries.values()))
+        return journal

@@ -1,0 +1,72 @@
+"""The four arithmetic kernels on lattice integers, each with its inverse beside it.
+
+    shear     x += k                                    inverse: x -= k
+    exchange  z = x n + u, x = z // d, r = z mod d      inverse: the same with n and d swapped
+    rotate    three rounded shears (Paeth 1986)         inverse: the same shears subtracted, last first
+
+Each is a bijection of integer tuples, so a program made of them is one too.
+"""
+
+import torch
+
+from .tape import Lanes
+
+
+def shear_(x: torch.Tensor, units: torch.Tensor, sign: int = 1) -> None:
+    """x += sign * units, in place. `units`: whole numbers in float64; inverse: the other sign. Free of bits."""
+    whole = units.to(x.dtype)
+    x.add_(whole) if sign > 0 else x.sub_(whole)
+
+
+def _exchange_(x: torch.Tensor, heads: torch.Tensor, n: int, d: int) -> None:
+    """Multiply x by n/d; pop the digit u (base n) that fills the gap, push the remainder r (base d).
+
+    Multiplying first keeps the rounding below one unit; dividing first would add n units of noise.
+    """
+    # exact: x = h d + w for *any* integer h, so h may come from an inexact float division; then
+    # x n + u = (h n) d + (w n + u), where |w n + u| < 2**47 is whole and exact in float64.
+    above = (heads / n).floor_()
+    u = heads - above * n
+    h = (x.to(torch.float64) / d).floor_().to(torch.int64)
+    w = (x - h * d).to(torch.float64).mul_(n).add_(u)
+    k = (w / d).floor_()
+    x.copy_(h.mul_(n).add_(k.to(torch.int64)))
+    heads.copy_(above.mul_(d).add_(w.sub_(k.mul_(d))))
+
+
+def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:
+    """x = floor-free x n/d in place, remainders to the tape: log2(d/n) bits an element, given back when n > d.
+
+    Args:
+        x: integers, shape (size,), elements [start, start + size) of the buffer that `lanes` belongs to.
+        start: first element.
+        lanes: the tape.
+        n: numerator, at most 2**23.
+        d: denominator, at most 2**23.
+    """
+    for first, last, lane in lanes.rows(start, start + x.numel()):
+        whole = last - first == lanes.heads.numel()
+        lanes.prepare(n, d, whole)
+        _exchange_(x[first - start : last - start], lanes.heads[lane : lane + last - first], n, d)
+
+
+def uncontract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:
+    """Inverse of `contract_` with the same arguments: rows last first, n and d swapped."""
+    for first, last, lane in reversed(lanes.rows(start, start + x.numel())):
+        whole = last - first == lanes.heads.numel()
+        _exchange_(x[first - start : last - start], lanes.heads[lane : lane + last - first], d, n)
+        lanes.unprepare(n, d, whole)
+
+
+def rotate_(x: torch.Tensor, y: torch.Tensor, angle: torch.Tensor, sign: int = 1) -> None:
+    """Rotate the pairs (x, y) by `angle`, in place, as three rounded shears; sign=-1 is the exact inverse.
+
+    Args:
+        x: integers, shape (pairs,).
+        y: integers, shape (pairs,), another tensor than x.
+        angle: float64 radians, at most pi/2 in magnitude (the shears grow large beyond).
+    """
+    slope, rise = -torch.tan(angle / 2), torch.sin(angle)
+    shears = ((x, y, slope), (y, x, rise), (x, y, slope))
+    for target, source, factor in shears if sign > 0 else shears[::-1]:
+        shear_(target, (factor * source.to(torch.float64)).round_(), sign)

@@ -1,0 +1,311 @@
+"""The tape: remainders of contractions, entropy coded to their exact cost, last in first out.
+
+A contraction by n/d must remember a remainder base d and may choose a digit base n. Both go through a
+head s, an integer: pop u = s mod n, s = s // n; push s = s * d + r. This is rANS with uniform symbols
+(Duda, arXiv 1311.2540), the bits-back form of Maclaurin, Duvenaud and Adams (arXiv 1502.03492): a head
+grows by a factor d/n, so the tape by log2(d/n) bits, and no more.
+
+A flat buffer is seen as rows of lanes, one head a lane. Heads stay in [2**32, 2**52), whole numbers in
+float64 (int64 division does not vectorise; float64 division is exact here). When they could leave that
+range, 16-bit words move between the heads and a stack. When to do so is decided from bounds that depend
+only on the operations done, not on the data, so as a rule all lanes move at once and nothing is stored
+about who moved; only if lanes were used unequally is a mask kept (and its bits are counted).
+
+Below the bottom of the stack lies a reserve of words from a counter, regenerated on demand: so a run may
+give bits back (a rescale with c > 1) before it has written any, and `bits` may be negative.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from . import random
+from .digest import digest
+
+MAX_LANES = 1 << 18
+_WORD = 16
+_LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, and of the first
+_UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
+
+
+@lru_cache(maxsize=4096)
+def _growth(n: int, d: int) -> tuple[int, int]:
+    """How far log2 of the largest and of the smallest head can move in `pop n, push d`, in _UNITs."""
+    change = math.log2(d / n) * _UNIT
+    slack = (n + d) * (_UNIT >> _LOW) * 1.5 + 64  # floor effects, relative (n + d) / 2**32 at most
+    return math.ceil(change + slack), math.floor(change - slack)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Words moved before operation `index`: what is needed to move them back."""
+
+    index: int
+    emitted: bool
+    mask: np.ndarray | None  # the lanes that moved (see _pack), or None for all of them
+    low: int  # bounds before the move
+    high: int
+    reserve: int = 0  # how many of the absorbed words came from the reserve
+
+    @property
+    def bits(self) -> int:
+        return 0 if self.mask is None else 8 * self.mask.nbytes
+
+
+def _pack(mask: np.ndarray) -> np.ndarray:
+    """The shorter of: where the mask changes, starting from False (uint32); or its bits (uint8)."""
+    changes = np.flatnonzero(np.diff(mask, prepend=False)).astype(np.uint32)
+    return changes if 32 * len(changes) < len(mask) else np.packbits(mask)
+
+
+def _unpack(packed: np.ndarray, size: int) -> np.ndarray:
+    if packed.dtype == np.uint8:
+        return np.unpackbits(packed, count=size)
+    steps = np.zeros(size, np.int64)
+    steps[packed] = 1
+    return np.cumsum(steps) % 2
+
+
+class Lanes:
+    """The heads and the words below them, for one flat buffer of `size` elements.
+
+    Args:
+        size: elements of the buffer; element i uses lane i mod `heads.numel()`.
+        seed: key of the starting heads and of the reserve.
+        device: where the heads live; words are on the host.
+    """
+
+    def __init__(self, size: int, seed: tuple[int | str, ...] = (0,), device: torch.device | str = "cpu"):
+        rows = max(1, -(-size // MAX_LANES))
+        lanes = -(-size // rows)
+        self.seed = ("tape", *seed)
+        first = random.generator(*self.seed, "heads").integers(1 << _START, 1 << (_START + 1), lanes)
+        self.heads = torch.from_numpy(first.astype(np.float64)).to(device)
+        self.low, self.high = _START * _UNIT, (_START + 1) * _UNIT
+        self.index = 0
+        self.moves: list[Move] = []
+        self.stack: list[np.ndarray] = []  # uint16, never changed in place: a copy of the list is a snapshot
+        self.borrowed = 0  # words taken from the reserve
+        self._start_bits = self._head_bits()
+
+    # -- the coder -----------------------------------------------------------------------------------
+
+    def rows(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Cut the elements [start, stop) at row ends: (start, stop, first lane) of each piece."""
+        lanes, out = max(1, self.heads.numel()), []
+        while start < stop:
+            end = min(stop, (start // lanes + 1) * lanes)
+            out.append((start, end, start % lanes))
+            start = end
+        return out
+
+    def prepare(self, n: int, d: int, whole: bool) -> None:
+        """Make room for one `pop n, push d` on some lanes (`whole`: on every lane)."""
+        up, down = _growth(n, d)
+        while self.high + up > _HIGH * _UNIT:
+            self._emit()
+        while self.low + down < _LOW * _UNIT:
+            self._absorb()
+        self._shift(up, down, whole, 1)
+        self.index += 1
+
+    def unprepare(self, n: int, d: int, whole: bool) -> None:
+        """Undo `prepare`, after the operation itself was undone."""
+        self.index -= 1
+        self._shift(*_growth(n, d), whole, -1)
+        while self.moves and self.moves[-1].index == self.index:
+            move = self.moves.pop()
+            lanes = self._lanes_of(move)
+            count = self.heads.numel() if lanes is None else lanes.numel()
+            if move.emitted:
+                self._push_low(lanes, self._take(count)[0])
+            else:
+                words = self._pop_low(lanes)
+                self.borrowed -= move.reserve
+                if move.reserve < count:
+                    self.stack.append(words[move.reserve :])
+            self.low, self.high = move.low, move.high
+
+    def _shift(self, up: int, down: int, whole: bool, sign: int) -> None:
+        # Lanes that were not used keep their heads: then the range can only widen.
+        self.high += sign * (up if whole else max(up, 0))
+        self.low += sign * (down if whole else min(down, 0))
+
+    def _emit(self) -> None:
+        everyone = self.low >= (_LOW + _WORD) * _UNIT
+        mask = None if everyone else self.heads >= 2.0 ** (_LOW + _WORD)
+        move = self._begin_move(True, mask)
+        self.stack.append(self._pop_low(self._lanes_of(move)))
+        self._end_move(move)
+
+    def _absorb(self) -> None:
+        everyone = self.high <= (_HIGH - _WORD) * _UNIT
+        mask = None if everyone else self.heads < 2.0 ** (_HIGH - _WORD)
+        move = self._begin_move(False, mask)
+        lanes = self._lanes_of(move)
+        words, reserve = self._take(self.heads.numel() if lanes is None else lanes.numel())
+        self._push_low(lanes, words)
+        self._end_move(Move(move.index, False, move.mask, move.low, move.high, reserve))
+
+    def _begin_move(self, emitted: bool, mask: torch.Tensor | None) -> Move:
+        if mask is not None:
+            mask = None if bool(mask.all()) else _pack(mask.cpu().numpy())
+        return Move(self.index, emitted, mask, self.low, self.high)
+
+    def _end_move(self, move: Move) -> None:
+        self.moves.append(move)
+        if move.mask is None and abs(self.high - self.low) < 2 * _UNIT:  # data independent: no pass, no sync
+            shift = -_WORD * _UNIT if move.emitted else _WORD * _UNIT
+            self.low, self.high = self.low + shift - 512, self.high + shift + 512
+        else:
+            low, high = torch.aminmax(self.heads)
+            self.low = math.floor(math.log2(float(low)) * _UNIT) - 512
+            self.high = math.ceil(math.log2(float(high)) * _UNIT) + 512
+
+    def _lanes_of(self, move: Move) -> torch.Tensor | None:
+        if move.mask is None:
+            return None
+        picked = np.flatnonzero(_unpack(move.mask, self.heads.numel()))
+        return torch.from_numpy(picked).to(self.heads.device)
+
+    def _pop_low(self, lanes: torch.Tensor | None) -> np.ndarray:
+        heads = self.heads if lanes is None else self.heads[lanes]
+        kept = (heads * 2.0**-_WORD).floor_()
+        words = (heads - kept * 2.0**_WORD).to(torch.int32).cpu().numpy().astype(np.uint16)
+        if lanes is None:
+            self.heads.copy_(kept)
+        else:
+            self.heads[lanes] = kept
+        return words
+
+    def _push_low(self, lanes: torch.Tensor | None, words: np.ndarray) -> None:
+        low = torch.from_numpy(words.astype(np.float64)).to(self.heads.device)
+        if lanes is None:
+            self.heads.mul_(2.0**_WORD).add_(low)
+        else:
+            self.heads[lanes] = self.heads[lanes] * 2.0**_WORD + low
+
+    def _take(self, count: int) -> tuple[np.ndarray, int]:
+        """The top `count` words of the stack, the lowest first, and how many of them the reserve gave."""
+        pieces, missing = [], count
+        while missing and self.stack:
+            top = self.stack.pop()
+            if len(top) > missing:
+                self.stack.append(top[:-missing])
+                top = top[-missing:]
+            pieces.append(top)
+            missing -= len(top)
+        if missing:
+            pieces.append(self._reserve(self.borrowed, missing))
+            self.borrowed += missing
+        return np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.uint16), missing
+
+    def _reserve(self, first: int, count: int) -> np.ndarray:
+        size = 1 << 16
+        blocks = range(first // size, (first + count - 1) // size + 1)
+        words = np.concatenate([random.generator(*self.seed, "reserve", b).integers(0, 1 << 16, size) for b in blocks])
+        return words.astype(np.uint16)[first - blocks[0] * size :][:count]
+
+    # -- what it holds -------------------------------------------------------------------------------
+
+    @property
+    def words(self) -> int:
+        """16-bit words on the stack."""
+        return sum(map(len, self.stack))
+
+    @property
+    def bits(self) -> float:
+        """Bits held, net of the starting reserve: 0 before the first operation, perhaps negative later."""
+        words = _WORD * (self.words - self.borrowed) + sum(m.bits for m in self.moves)
+        return self._head_bits() - self._start_bits + words
+
+    def _head_bits(self) -> float:
+        return float(torch.log2(self.heads).sum()) if self.heads.numel() else 0.0
+
+    def digest(self) -> str:
+        """Digest of heads and words."""
+        return digest([self.heads, self.flat_words().tobytes(), self.borrowed, self.index])
+
+    def flat_words(self) -> np.ndarray:
+        """All words of the stack, the lowest first, dtype uint16."""
+        return np.concatenate(self.stack) if self.stack else np.empty(0, np.uint16)
+
+    # -- snapshots and files -------------------------------------------------------------------------
+
+    def snapshot(self) -> tuple:
+        """A copy that `restore` brings back; words are shared, not copied."""
+        return (self.heads.clone(), self.low, self.high, self.index, list(self.moves), list(self.stack), self.borrowed)
+
+    def restore(self, snapshot: tuple) -> None:
+        """Go back to a snapshot."""
+        heads, self.low, self.high, self.index, moves, stack, self.borrowed = snapshot
+        self.heads.copy_(heads)
+        self.moves, self.stack = list(moves), list(stack)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
+        """Tensors and JSON values from which `load` rebuilds the same bits."""
+        masks = [m.mask.view(np.uint8) for m in self.moves if m.mask is not None]
+        tensors = {
+            "heads": self.heads.clone(),
+            "words": torch.from_numpy(self.flat_words().view(np.int16).copy()),
+            "masks": torch.from_numpy(np.concatenate(masks) if masks else np.empty(0, np.uint8)),
+        }
+        moves = [
+            [m.index, m.emitted, *((None, "") if m.mask is None else (m.mask.nbytes, m.mask.dtype.name))]
+            + [m.low, m.high, m.reserve]
+            for m in self.moves
+        ]
+        meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
+        return tensors, meta | {"borrowed": self.borrowed, "moves": moves}
+
+    def load(self, tensors: dict[str, torch.Tensor], meta: dict) -> None:
+        """Take over what `state` gave; the size must be the same."""
+        fresh = Lanes(0, tuple(meta["seed"]))
+        first = random.generator(*fresh.seed, "heads").integers(1 << _START, 1 << (_START + 1), self.heads.numel())
+        self.heads.copy_(torch.from_numpy(first.astype(np.float64)))
+        self.seed, self._start_bits = fresh.seed, self._head_bits()
+        self.heads.copy_(tensors["heads"])
+        words = tensors["words"].cpu().numpy().view(np.uint16).copy()
+        self.stack = [words] if len(words) else []
+        packed, at, self.moves = tensors["masks"].cpu().numpy(), 0, []
+        for index, emitted, size, dtype, low, high, reserve in meta["moves"]:
+            mask = None if size is None else packed[at : at + size].copy().view(dtype)
+            at += size or 0
+            self.moves.append(Move(index, bool(emitted), mask, low, high, reserve))
+        self.low, self.high, self.index = meta["low"], meta["high"], meta["index"]
+        self.borrowed = meta["borrowed"]
+
+
+class Tape:
+    """All lanes of an optimizer, seen as one tape.
+
+    Attributes:
+        lanes: one `Lanes` a flat buffer.
+        element_steps: parameters times steps taken, counting only parameters that took part.
+    """
+
+    def __init__(self) -> None:
+        self.lanes: list[Lanes] = []
+        self.element_steps = 0
+
+    @property
+    def bits(self) -> float:
+        """Bits on the tape, net of its starting reserve; 0 at step 0."""
+        return sum((lane.bits for lane in self.lanes), 0.0)
+
+    @property
+    def bits_per_parameter_step(self) -> float:
+        """`bits` over parameters times steps taken (0.0 before the first step)."""
+        return self.bits / self.element_steps if self.element_steps else 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the words, masks and heads take now (the heads are there from the start)."""
+        return sum(8 * x.heads.numel() + 2 * x.words + sum(m.bits for m in x.moves) // 8 for x in self.lanes)
+
+    def __iter__(self) -> Iterator[Lanes]:
+        return iter(self.lanes)

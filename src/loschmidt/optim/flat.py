@@ -1,13 +1,12 @@
 """Parameters laid out flat: one block of lattices for each (param group, device)."""
 
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import EditedOutside, InvalidSetting, NonFinite
-from ..exact import Block, Lanes, Lattice, to_lattice
+from ..exact import Block, Lanes, Lattice, Part, World, to_lattice
 from ..exact.digest import raw_bytes
 
 
@@ -199,19 +198,26 @@ def adopt(slots: Sequence[Slot]) -> int:
     return sum(int(d.sum()) for _, d, _ in moved)
 
 
-class BufferIndex:
-    """Module buffers numbered in the order in which they were first seen."""
+def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, counting: int) -> World:
+    """Fill a world's parts: runs of neighbours of one block with the same step count.
 
-    def __init__(self) -> None:
-        self._refs: list[weakref.ref[torch.Tensor]] = []
+    Args:
+        slots: those that take part, in order of their index.
+        settings: of each param group.
+        world: an empty one.
+        counting: added to the slots' counts: 1 on the way forward, 0 on the way back.
+    """
+    last: Slot | None = None
+    for s in slots:
+        joins = last is not None and (last.block is s.block) and (last.stop, last.count) == (s.start, s.count)
+        if joins:
+            world.parts[-1].stop = s.stop
+        elif s.stop > s.start:
+            name_of = _namer(slots, s.block)
+            world.parts.append(Part(s.block, s.start, s.stop, settings[s.group], s.count + counting, world, name_of))
+        last = s if joins or s.stop > s.start else last
+    return world
 
-    def number(self, buffer: torch.Tensor) -> int:
-        """The number of a buffer, given at first sight."""
-        for i, ref in enumerate(self._refs):
-            if ref() is buffer:
-                return i
-        self._refs.append(weakref.ref(buffer))
-        return len(self._refs) - 1
 
-    def __deepcopy__(self, memo: dict) -> "BufferIndex":
-        return BufferIndex()
+def _namer(slots: Sequence[Slot], block: Block) -> Callable[[int], str]:
+    return lambda i: next((s.name for s in slots if s.block is block and s.start <= i < s.stop), "a parameter")

@@ -1,8 +1,10 @@
 """Replaying a forward pass in anybody's training loop: the same random numbers, and buffers put back."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -14,33 +16,79 @@ if TYPE_CHECKING:
     from .base import ReversibleOptimizer
 
 
-class BufferWatch:
-    """Remembers the buffers of every module whose forward runs while it is open, as they were before."""
+@dataclass
+class _Kept:
+    module: "weakref.ref[torch.nn.Module]"
+    attribute: str
+    copy: torch.Tensor
+    version: int
+
+    @property
+    def live(self) -> torch.Tensor | None:
+        module = self.module()
+        return None if module is None else module._buffers.get(self.attribute)
+
+
+class Buffers:
+    """Copies of module buffers, so that what a forward pass changed is noticed and can be put back.
+
+    Cheap: a buffer is read again only when its version counter has moved.
+    """
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
-    def __enter__(self) -> "BufferWatch":
-        self._hook = register_module_forward_pre_hook(self._see)
-        return self
+    def see(self, module: torch.nn.Module, prefix: str | None = None) -> None:
+        """Keep the module's own buffers; named "prefix.attribute", or by a number in the order of first sight."""
+        if module in self._seen:
+            return
+        self._seen.add(module)
+        for attribute, b in module._buffers.items():
+            if b is not None:
+                name = str(len(self._kept)) if prefix is None else f"{prefix}.{attribute}".lstrip(".")
+                self._kept[name] = _Kept(weakref.ref(module), attribute, b.detach().clone(), b._version)
 
-    def __exit__(self, *exc: object) -> None:
-        self._hook.remove()
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every module whose forward runs inside, before it runs."""
+        hook = register_module_forward_pre_hook(lambda module, _inputs: self.see(module))
+        try:
+            yield
+        finally:
+            hook.remove()
 
-    def _see(self, module: torch.nn.Module, _inputs: object) -> None:
-        for b in module._buffers.values():
-            if b is not None and id(b) not in self._before:
-                self._before[id(b)] = (b, b.detach().clone())
+    def changed(self, full: bool = False) -> dict[str, torch.Tensor]:
+        """Values before, by name, of the buffers whose bits changed since the last look; the copies are renewed.
 
-    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(buffer, its value before) of those whose bits are different now."""
-        return [(b, old) for b, old in self._before.values() if raw_bytes(b) != raw_bytes(old)]
+        `full` compares all bits, also where no version counter moved (edits through `.data`).
+        """
+        out = {}
+        for name, kept in self._kept.items():
+            b = kept.live
+            if b is None or (not full and b._version == kept.version):
+                continue
+            kept.version = b._version
+            if b.shape != kept.copy.shape or b.dtype != kept.copy.dtype or raw_bytes(b) != raw_bytes(kept.copy):
+                out[name], kept.copy = kept.copy, b.detach().clone()
+        return out
 
-    def restore(self) -> None:
-        """Put every buffer back."""
-        with torch.no_grad():
-            for b, old in self.changed():
-                b.copy_(old)
+    def put(self, values: dict[str, torch.Tensor]) -> None:
+        """Set buffers (those known by name) to values; the copies follow."""
+        for name, value in values.items():
+            kept = self._kept.get(name)
+            b = kept.live if kept else None
+            if b is not None:
+                with torch.no_grad():
+                    b.copy_(value)
+                kept.copy, kept.version = value.clone(), b._version
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """The copies, by name."""
+        return {name: kept.copy for name, kept in self._kept.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Buffers":
+        return Buffers()  # a copied optimizer belongs to a copied model, whose modules are seen afresh
 
 
 @contextmanager
@@ -49,8 +97,8 @@ def replay(optimizer: "ReversibleOptimizer") -> Iterator[None]:
 
     Use it around the passes of every step, and again inside the closure given to `unstep`. Inside, torch,
     numpy and `random` are seeded from (the optimizer's seed, the step, how often it was entered in this step)
-    and put back on leaving. Buffers that modules change in their forward (BatchNorm's) are noted for the
-    journal on the way out, and set back by `unstep`.
+    and put back on leaving. Buffers that modules change in their forward (BatchNorm's) go to the journal with
+    the step, and are put back by `unstep`.
 
     Guarantees: dropout masks and buffers of the step come back bit for bit, if the passes are run in the same
     order. Breaks: randomness from elsewhere (own generators, files, time).
@@ -71,8 +119,35 @@ def replay(optimizer: "ReversibleOptimizer") -> Iterator[None]:
         >>> torch.equal(model[0].weight, before)
         True
     """
-    step, visit = optimizer._replay_position()
-    with random.isolated(), BufferWatch() as watch:
-        random.seed_all("replay", optimizer.seed, step, visit)
+    passes = optimizer.passes
+    passes.buffers.changed()  # what happened outside (an evaluation in train mode) is not this step's
+    with random.isolated(), passes.buffers.watching():
+        random.seed_all("replay", optimizer.seed, optimizer.steps - passes.undoing, passes.visits)
+        passes.visits += 1
         yield
-    optimizer._note_buffers(watch.changed())
+    passes.note(passes.buffers.changed())
+
+
+class Passes:
+    """What the forward passes of the step in progress did.
+
+    Attributes:
+        buffers: module buffers seen so far.
+        before: buffers that this step's passes changed, as they were before it.
+        visits: how often `replay` was entered in this step.
+        undoing: whether `unstep` is running.
+    """
+
+    def __init__(self) -> None:
+        self.buffers = Buffers()
+        self.before: dict[str, torch.Tensor] = {}
+        self.visits, self.undoing = 0, False
+
+    def note(self, changed: dict[str, torch.Tensor]) -> None:
+        """Remember the first value of each."""
+        self.before = changed | self.before
+
+    def done(self) -> dict[str, torch.Tensor]:
+        """The step is over: what it changed, and a fresh start."""
+        before, self.before, self.visits = self.before, {}, 0
+        return before

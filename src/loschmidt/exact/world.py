@@ -1,0 +1,185 @@
+"""What a step's ops see: flat state, the parts of it that take part, and what is recorded.
+
+    World   one step: which parts take part, the loss, what is recorded
+    Part    a contiguous run of a block that takes part: parameters with the same settings and step count
+    Block   one flat buffer of lattices and its tape lanes
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import LatticeOverflow
+from .digest import checksum, sum_of_squares
+from .lattice import Lattice
+from .ops import contract_, uncontract_
+from .tape import Lanes
+
+
+@dataclass
+class Block:
+    """Flat integer state of `size` elements.
+
+    Attributes:
+        lattices: by name; "q" holds the parameters.
+        lanes: the tape of this block.
+        gradient: float64, shape (size,): this step's gradient; stale outside the kicks.
+    """
+
+    lattices: dict[str, Lattice]
+    lanes: Lanes
+    gradient: torch.Tensor
+
+
+@dataclass
+class Part:
+    """Elements [start, stop) of a block, and what a formula may read of them.
+
+    Attributes:
+        settings: hyper-parameters of the step, by torch's names; also read as `part["lr"]`.
+        count: how many steps these parameters have taken, this one included (1 at their first).
+        name_of: names the parameter that holds an element of the block, for messages.
+    """
+
+    block: Block
+    start: int
+    stop: int
+    settings: dict[str, Any]
+    count: int
+    world: "World"
+    name_of: Callable[[int], str] = field(default=lambda i: f"element {i}")
+    _cache: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, setting: str) -> Any:
+        return self.settings[setting]
+
+    @property
+    def size(self) -> int:
+        """Elements of this part."""
+        return self.stop - self.start
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Gradient of the loss, float64, shape (size,). Do not change it in place."""
+        return self.block.gradient[self.start : self.stop]
+
+    def value(self, name: str) -> torch.Tensor:
+        """The float64 view of a lattice, shape (size,), computed once per change. Do not change it in place."""
+        if name not in self._cache:
+            self._cache[name] = self.block.lattices[name].value(self.start, self.stop)
+        return self._cache[name]
+
+    def square(self, name: str) -> torch.Tensor:
+        """Sum of squares of a lattice's values, 0-dimensional float64."""
+        key = f"|{name}|^2"
+        if key not in self._cache:
+            self._cache[key] = sum_of_squares(self.value(name))
+        return self._cache[key]
+
+    def integers(self, name: str) -> torch.Tensor:
+        """The integers themselves, a view."""
+        return self.block.lattices[name].n[self.start : self.stop]
+
+    def forget(self, name: str) -> None:
+        """Drop cached views of a lattice that changed."""
+        self._cache.pop(name, None)
+        self._cache.pop(f"|{name}|^2", None)
+
+
+@dataclass
+class World:
+    """Everything that a step's ops may read, and what they record.
+
+    Attributes:
+        parts: what takes part in this step, in a fixed order.
+        loss: the loss at the parameters before the step, or None.
+        step: index of the step, 0 at the first.
+        seed: key of random draws.
+        scalars: data-dependent numbers that the way back needs, by name; recorded.
+        coarsened: (op, block, bits) of lattices made coarser to hold a large value; recorded.
+        fixed: names of lattices that must not be coarsened.
+    """
+
+    parts: list[Part]
+    loss: float | None = None
+    step: int = 0
+    seed: int = 0
+    scalars: dict[str, float] = field(default_factory=dict)
+    coarsened: list[tuple[int, int, int]] = field(default_factory=list)
+    fixed: frozenset[str] = frozenset({"q"})
+    position: int = 0
+    _totals: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that take part, in order, each once."""
+        return list({id(p.block): p.block for p in self.parts}.values())
+
+    def total(self, terms: Sequence[torch.Tensor]) -> float:
+        """Sum of 0-dimensional tensors over parts: the one place where a global scalar is made."""
+        # exact: a fixed order of summation, in float64.
+        return float(sum(t.cpu() for t in terms)) if terms else 0.0
+
+    def square(self, name: str) -> float:
+        """Sum of squares of a lattice over all parts, computed once per change."""
+        if name not in self._totals:
+            self._totals[name] = self.total([p.square(name) for p in self.parts])
+        return self._totals[name]
+
+    def changed(self, name: str) -> None:
+        """Note that a lattice has new values."""
+        self._totals.pop(name, None)
+        for part in self.parts:
+            part.forget(name)
+
+    def make_room(
+        self, block: Block, target: str, extra: float, growth: float = 1.0, who: Callable[[], str] = lambda: "momentum"
+    ) -> bool:
+        """Coarsen a lattice (a contraction by a power of two, on the tape) until |n| * growth + extra fits.
+
+        Returns:
+            Whether it had to.
+
+        Raises:
+            LatticeOverflow: where the lattice may not be coarsened, or could not hold the value even at resolution 1.
+        """
+        lattice, did = block.lattices[target], False
+        while not lattice.has_room(extra, growth):
+            reached = (lattice.bound * growth + extra) * 2.0**-lattice.exponent
+            if target in self.fixed or not reached < lattice.limit:
+                end = lattice.limit * 2.0**-lattice.exponent
+                raise LatticeOverflow(
+                    f"{who()}: at step {self.step} the update takes lattice {target!r} to {reached:.3g}, "
+                    f"past its end at {end:.3g}.",
+                    "lower lr (a diverging run needs this), clip the gradient, or pass a coarser resolution.",
+                )
+            bits = 1 if lattice.exponent < 3 else 3
+            contract_(lattice.n, 0, block.lanes, 1, 1 << bits)
+            lattice.exponent -= bits
+            lattice.bound, extra, did = lattice.bound / 2**bits + 1, extra / 2**bits, True
+            self.coarsened.append((self.position, self.blocks.index(block), bits))
+            self.changed(target)
+        return did
+
+    def refine_back(self, target: str) -> None:
+        """Undo what `make_room` did for the present op."""
+        blocks = self.blocks
+        while self.coarsened and self.coarsened[-1][0] == self.position:
+            _, index, bits = self.coarsened.pop()
+            lattice = blocks[index].lattices[target]
+            uncontract_(lattice.n, 0, blocks[index].lanes, 1, 1 << bits)
+            lattice.exponent += bits
+            lattice.bound = math.inf
+            self.changed(target)
+
+    def checksum(self, with_loss: bool) -> int:
+        """64 bits of this step's gradients (and loss): what the way back is compared with."""
+        total = 0
+        for part in self.parts:
+            total = total * 31 + checksum(part.gradient) + part.start
+        if with_loss and self.loss is not None:
+            total = total * 31 + checksum(torch.tensor([self.loss], dtype=torch.float64))
+        return (total + 2**63) % 2**64 - 2**63

@@ -1,0 +1,88 @@
+"""Hyper-parameters: what is refused and why, what a step reads, and how the journal keeps changes."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from .base import ReversibleOptimizer
+
+Settings = list[dict[str, Any]]
+"""One dict of hyper-parameters for each param group."""
+
+REASONS = {
+    "nesterov": "Nesterov's look-ahead puts the gradient into the drift, and torch's form maps several states to one",
+    "amsgrad": "amsgrad's running maximum forgets which value it replaced",
+    "fused": "fused kernels round where a lattice must not",
+    "capturable": "steps are recorded on the host",
+    "differentiable": "rounding to a lattice has no derivative",
+}
+"""Options of torch.optim that have no inverse here; a false value is accepted."""
+_IGNORED = {"foreach"}
+
+
+def refuse_options(optimizer: str, options: dict[str, Any], known: dict[str, Any]) -> None:
+    """Raise InvalidSetting for options that are unknown, or known to torch and not reversible."""
+    for name, value in options.items():
+        if name in REASONS and value:
+            raise InvalidSetting(f"{optimizer}: {name}={value!r} is refused: {REASONS[name]}.", f"leave {name} out.")
+        if name not in REASONS and name not in _IGNORED:
+            raise InvalidSetting(
+                f"{optimizer} has no setting {name!r}.",
+                f"it has: {', '.join([*known, 'resolution', 'lattice', 'seed'])}.",
+            )
+
+
+def require(ok: bool, name: str, value: Any, why: str, remedy: str) -> None:
+    """Raise InvalidSetting unless `ok`."""
+    if not ok:
+        raise InvalidSetting(f"{name}={value!r}: {why}.", remedy)
+
+
+def require_number(settings: dict[str, Any], name: str, low: float = 0.0, above: bool = False) -> None:
+    """Raise InvalidSetting unless the setting is a finite number >= low (or > low)."""
+    value = settings[name]
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0
+    good = good and (value > low if above else value >= low)
+    require(good, name, value, f"it must be a finite number {'above' if above else 'of at least'} {low:g}", f"set {name}.")
+
+
+def present(optimizer: "ReversibleOptimizer") -> Settings:
+    """The settings that a step taken now would use, checked if they changed since the last one."""
+    names = optimizer.defaults.keys() - REASONS.keys() - _IGNORED
+    out = []
+    for group in optimizer.param_groups:
+        refuse_options(type(optimizer).__name__, {k: group[k] for k in REASONS if k in group}, {})
+        chosen = {k: v for k, v in group.items() if k in names}
+        out.append({k: v.item() if isinstance(v, torch.Tensor) else v for k, v in chosen.items()})
+    if out != optimizer._settings:
+        for settings in out:
+            optimizer.check_settings(settings)
+        for key in optimizer.shared:
+            values = {repr(s[key]) for s in out}
+            if len(values) > 1:
+                raise InvalidSetting(
+                    f"{key} differs between param groups ({', '.join(sorted(values))}), but there is one energy.",
+                    f"give all groups the same {key}.",
+                )
+    return out
+
+
+def pack(earlier: Settings, later: Settings) -> dict[str, dict[str, Any]]:
+    """What `earlier` had and `later` has not, by group number; `unpack` restores it."""
+    same = [{k: v for k, v in a.items() if b.get(k) != v} for a, b in zip(earlier, later, strict=False)]
+    return {str(i): changed for i, changed in enumerate(same) if changed} | {"groups": len(earlier)}
+
+
+def unpack(packed: dict[str, Any] | None, later: Settings) -> Settings:
+    """Inverse of `pack`."""
+    if packed is None:
+        return later
+    return [later[i] | as_tuples(packed.get(str(i), {})) for i in range(packed["groups"])]
+
+
+def as_tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings read from JSON: lists (betas) become tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

@@ -1,0 +1,10 @@
+"""What is learned, in one piece: a fresh model, data to train and test on, a loss, an accuracy."""
+
+from collections.abc import Callable
+
+from .base import Task as Task
+from .modular_addition import modular_addition as modular_addition
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "modular-addition": modular_addition,
+}

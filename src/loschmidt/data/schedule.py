@@ -108,7 +108,7 @@ class Schedule:
 
     def batch(self, step: int) -> Any:
         """The batch of a step, or None if `without` left nothing of it."""
-        ids, epoch = self._ids(step), step // self.steps_per_epoch
+        ids, epoch = self._ids(step), index(step) // self.steps_per_epoch
         if ids.numel() == 0:
             return None
         if self.augment is not None:

@@ -99,15 +99,18 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
             contract_(part.integers(target), part.start, part.block.lanes, n, d)
             shrinks = n < d and part.size == lattice.n.numel()
             lattice.bound = lattice.bound * (n / d if shrinks else max(1.0, n / d)) + 2
-    world.changed(target)
+        if pairs:
+            part.forget(target)
 
 
 def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
     for part in reversed(world.parts):
-        for n, d in reversed(pairs_of(part)):
+        pairs = pairs_of(part)
+        for n, d in reversed(pairs):
             uncontract_(part.integers(target), part.start, part.block.lanes, n, d)
-        part.block.lattices[target].bound = math.inf
-    world.changed(target)
+            part.block.lattices[target].bound = math.inf
+        if pairs:
+            part.forget(target)
     world.refine_back(target)
 
 
@@ -152,11 +155,12 @@ class Rescale:
         c = self.factor(world)
         pairs = fractions.factors(c, self.tolerance)
         _multiply(world, self.target, lambda part: pairs)
-        world.scalars[self.name] = c
+        if c != 1.0:
+            world.scalars[self.name] = c
 
     def undo(self, world: World) -> None:
         """Divide by the recorded factor."""
-        pairs = fractions.factors(world.scalars[self.name], self.tolerance)
+        pairs = fractions.factors(world.scalars.get(self.name, 1.0), self.tolerance)
         _divide(world, self.target, lambda part: pairs)
 
     def price(self, part: Part) -> float:
@@ -177,7 +181,8 @@ class Rotate:
 
     def do(self, world: World) -> None:
         """Rotate; room is made for the longer coordinate first."""
-        for block in world.blocks:
+        chosen = [(part, self.pairs(part)) for part in world.parts]
+        for block in {id(p.block): p.block for p, pairs in chosen if pairs is not None}.values():
             world.make_room(block, self.target, 4.0, growth=5.0)  # three shears: |x|, then |y|, then |x| again
         self._turn(world, 1)
 

@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,8 @@ class World:
         scalars: data-dependent numbers that the way back needs, by name; recorded.
         coarsened: (op, block, bits) of lattices made coarser to hold a large value; recorded.
         fixed: names of lattices that must not be coarsened.
+        carried: scalars recorded by earlier steps and still known.
+        position: index of the op in progress.
     """
 
     parts: list[Part]
@@ -110,8 +112,8 @@ class World:
     scalars: dict[str, float] = field(default_factory=dict)
     coarsened: list[tuple[int, int, int]] = field(default_factory=list)
     fixed: frozenset[str] = frozenset({"q"})
+    carried: Mapping[str, float] = field(default_factory=dict)
     position: int = 0
-    _totals: dict[str, float] = field(default_factory=dict)
 
     @property
     def blocks(self) -> list[Block]:
@@ -124,14 +126,11 @@ class World:
         return float(sum(t.cpu() for t in terms)) if terms else 0.0
 
     def square(self, name: str) -> float:
-        """Sum of squares of a lattice over all parts, computed once per change."""
-        if name not in self._totals:
-            self._totals[name] = self.total([p.square(name) for p in self.parts])
-        return self._totals[name]
+        """Sum of squares of a lattice over all parts, from the parts' cached sums."""
+        return self.total([p.square(name) for p in self.parts])
 
     def changed(self, name: str) -> None:
         """Note that a lattice has new values."""
-        self._totals.pop(name, None)
         for part in self.parts:
             part.forget(name)
 

@@ -134,7 +134,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         mine = [self._slots[i] for i in active]
         value = self._loss_value(loss, required=bool(active))
         flat.gather(mine, self.steps)
-        world = flat.world_of(mine, settings, World([], value, self.steps, self.seed), counting=1)
+        world = flat.world_of(mine, settings, World([], value, self.steps, self.seed, carried=self.carried), counting=1)
         check = world.checksum(self.needs_loss)
         self.prepare(world)
         kicks, drifts = self.kicks(), self.drifts()
@@ -176,7 +176,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         settings, active, step = self._settings, self._active, self.steps - 1
         mine = [self._slots[i] for i in active]
         kicks, drifts = self.kicks(), self.drifts()
-        world = flat.world_of(mine, settings, World([], None, step, self.seed), counting=0)
+        world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
         world.scalars = dict(entry.get("scalars", {}))
         world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
         passes, recorded = self.passes, entry.get("buffers", {})

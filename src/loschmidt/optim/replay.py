@@ -15,6 +15,8 @@ from ..exact.digest import raw_bytes
 if TYPE_CHECKING:
     from .base import ReversibleOptimizer
 
+_LARGE = 1 << 16
+
 
 @dataclass
 class _Kept:
@@ -32,7 +34,8 @@ class _Kept:
 class Buffers:
     """Copies of module buffers, so that what a forward pass changed is noticed and can be put back.
 
-    Cheap: a buffer is read again only when its version counter has moved.
+    Buffers of up to 65,536 elements are compared bit for bit (batch norm's kernel moves no version counter);
+    larger ones (masks, tables) only when their version counter has moved.
     """
 
     def __init__(self) -> None:
@@ -61,12 +64,12 @@ class Buffers:
     def changed(self, full: bool = False) -> dict[str, torch.Tensor]:
         """Values before, by name, of the buffers whose bits changed since the last look; the copies are renewed.
 
-        `full` compares all bits, also where no version counter moved (edits through `.data`).
+        `full` compares the large ones too.
         """
         out = {}
         for name, kept in self._kept.items():
             b = kept.live
-            if b is None or (not full and b._version == kept.version):
+            if b is None or (not full and b.numel() > _LARGE and b._version == kept.version):
                 continue
             kept.version = b._version
             if b.shape != kept.copy.shape or b.dtype != kept.copy.dtype or raw_bytes(b) != raw_bytes(kept.copy):

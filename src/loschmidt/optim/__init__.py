@@ -1,0 +1,8 @@
+"""Optimizers with torch.optim's interface whose steps can be undone bit for bit."""
+
+from .adam import Adam as Adam
+from .adam import AdamW as AdamW
+from .base import ReversibleOptimizer as ReversibleOptimizer
+from .ecd import ECD as ECD
+from .replay import replay as replay
+from .sgd import SGD as SGD

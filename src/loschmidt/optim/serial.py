@@ -1,0 +1,164 @@
+"""State to and from dictionaries and snapshots: integers stay integers, and nothing needs pickle.
+
+`state_dict()["state"][i]` has the step count and the integers of parameter i, by lattice name ("q" the
+parameters, "p" the momentum, "m" and "v" Adam's moments). Everything else that going back needs (exponents,
+tape, journal) stands in the first param group under "loschmidt", where torch.distributed.checkpoint keeps it too.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InvalidSetting
+from ..exact import Journal, exponent_of
+from . import flat
+from .settings import as_tuples
+
+if TYPE_CHECKING:
+    from .base import ReversibleOptimizer
+
+EXTRA = "loschmidt"
+FORMAT = 1
+
+
+def expose(optimizer: "ReversibleOptimizer", slots: Sequence[flat.Slot]) -> None:
+    """Show integer state in torch's place, `optimizer.state[parameter]`, as views."""
+    for s in slots:
+        optimizer.state[s.parameter] = {"step": s.count} | {k: s.integers(k) for k in s.block.lattices}
+
+
+def _meta(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "class": type(optimizer).__name__,
+        "resolution": optimizer.resolution,
+        "lattice": str(optimizer.lattice).removeprefix("torch."),
+        "seed": optimizer.seed,
+        "carried": {k: v.hex() for k, v in optimizer.carried.items()},
+        "settings": optimizer._settings,
+        "active": optimizer._active,
+        "element_steps": optimizer.tape.element_steps,
+        "counts": [s.count for s in optimizer._slots],
+        "exponents": [{k: lat.exponent for k, lat in b.lattices.items()} for b, _ in flat.by_block(optimizer._slots)],
+    }
+
+
+def state_dict(optimizer: "ReversibleOptimizer", plain: dict[str, Any]) -> dict[str, Any]:
+    """torch's dictionary with the state copied, and the extras added."""
+    tensors, meta = {}, _meta(optimizer) | {"lanes": []}
+    for i, lanes in enumerate(optimizer.tape.lanes):
+        held, about = lanes.state()
+        meta["lanes"].append(about)
+        tensors |= {f"tape.{i}.{k}": v for k, v in held.items()}
+    tensors |= {f"journal.{k}": v for k, v in optimizer.journal.state().items()}
+    state = {
+        i: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        for i, values in plain["state"].items()
+    }
+    groups = [dict(group) for group in plain["param_groups"]]
+    for group in groups:
+        group.pop(EXTRA, None)
+    groups[0][EXTRA] = {"meta": json.dumps(meta)} | tensors
+    return plain | {"state": state, "param_groups": groups}
+
+
+def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> None:
+    """Inverse of `state_dict`; everything is checked before anything is changed."""
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        given = hook(optimizer, given) or given
+    meta, extra = _validated(optimizer, given)
+    for s, values in zip(optimizer._slots, given["state"].values(), strict=True):
+        for k in s.block.lattices:
+            s.integers(k).copy_(values[k].to(s.block.lattices[k].n.device).view(s.parameter.shape))
+        s.count = meta["counts"][s.index]
+    for (block, _), exponents in zip(flat.by_block(optimizer._slots), meta["exponents"], strict=True):
+        for name, e in exponents.items():
+            block.lattices[name].exponent, block.lattices[name].bound = e, float("inf")
+    for i, (lanes, about) in enumerate(zip(optimizer.tape.lanes, meta["lanes"], strict=True)):
+        lanes.load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "masks")}, about)
+    journal = {k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")}
+    optimizer.journal = Journal.from_state(journal)
+    optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
+    optimizer.carried = {k: float.fromhex(v) for k, v in meta["carried"].items()}
+    optimizer._settings = meta["settings"] and [as_tuples(s) for s in meta["settings"]]
+    optimizer._active, optimizer.tape.element_steps = meta["active"], meta["element_steps"]
+    for group, saved in zip(optimizer.param_groups, given["param_groups"], strict=True):
+        group.update({k: v for k, v in saved.items() if k not in ("params", EXTRA)})
+    flat.write(optimizer._slots)
+    expose(optimizer, optimizer._slots)
+    optimizer.passes.done()
+    for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
+        hook(optimizer)
+
+
+def _validated(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    mine = type(optimizer).__name__
+    groups = given.get("param_groups", [])
+    extra = groups[0].get(EXTRA) if groups else None
+    if not extra:
+        raise InvalidSetting(
+            f"this state_dict is not one of loschmidt's {mine}: it has floats, and no tape or journal.",
+            "load the model's weights, construct the optimizer after that, and begin a new run from there.",
+        )
+    meta = json.loads(extra["meta"])
+    if meta["format"] != FORMAT:
+        raise InvalidSetting(
+            f"this state_dict has format {meta['format']}; this version reads {FORMAT}.",
+            "use the version of loschmidt that wrote it.",
+        )
+    lattice = str(optimizer.lattice).removeprefix("torch.")
+    for what, theirs, ours in (("class", meta["class"], mine), ("lattice", meta["lattice"], lattice)):
+        if theirs != ours:
+            raise InvalidSetting(f"this state_dict is of {what} {theirs}, the optimizer of {ours}.", f"use {theirs}.")
+    exponent_of(meta["resolution"])
+    shapes = [tuple(values["q"].shape) for values in given["state"].values()]
+    expected = [tuple(s.parameter.shape) for s in optimizer._slots]
+    sizes = [len(group["params"]) for group in groups]
+    if shapes != expected or sizes != [len(group["params"]) for group in optimizer.param_groups]:
+        at = next((i for i, (a, b) in enumerate(zip(shapes, expected, strict=False)) if a != b), None)
+        where = f"{len(shapes)} parameters in groups of {sizes}"
+        if at is not None:
+            where = f"parameter {at} of shape {shapes[at]}, where the optimizer has {expected[at]}"
+        raise InvalidSetting(
+            f"this state_dict has {where}.", "construct the optimizer with the same parameters and groups."
+        )
+    return meta, extra
+
+
+def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
+    """A copy of the whole state that `restore` brings back; the tape's words are shared, not copied."""
+    blocks = [{k: (x.n.clone(), x.exponent) for k, x in b.lattices.items()} for b, _ in flat.by_block(optimizer._slots)]
+    return {
+        "blocks": blocks,
+        "lanes": [lanes.snapshot() for lanes in optimizer.tape.lanes],
+        "journal": optimizer.journal.copy(),
+        "counts": [s.count for s in optimizer._slots],
+        "carried": dict(optimizer.carried),
+        "settings": optimizer._settings,
+        "active": optimizer._active,
+        "element_steps": optimizer.tape.element_steps,
+        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+    }
+
+
+def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
+    """Go back to a snapshot, any number of times."""
+    for (block, _), lattices in zip(flat.by_block(optimizer._slots), saved["blocks"], strict=True):
+        for name, (n, exponent) in lattices.items():
+            lattice = block.lattices[name]
+            lattice.n.copy_(n)
+            lattice.exponent, lattice.bound = exponent, float("inf")
+    for lanes, held in zip(optimizer.tape.lanes, saved["lanes"], strict=True):
+        lanes.restore(held)
+    optimizer.journal, optimizer.carried = saved["journal"].copy(), dict(saved["carried"])
+    for s, count in zip(optimizer._slots, saved["counts"], strict=True):
+        s.count = count
+    optimizer._settings, optimizer._active = saved["settings"], saved["active"]
+    optimizer.tape.element_steps = saved["element_steps"]
+    for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
+        group.update(values)
+    flat.write(optimizer._slots)
+    expose(optimizer, optimizer._slots)
+    optimizer.passes.done()

@@ -38,7 +38,7 @@ class Lattice:
             Not part of the state: decisions are always taken on the true maximum.
     """
 
-    __slots__ = ("n", "exponent", "bound")
+    __slots__ = ("bound", "exponent", "n")
 
     def __init__(self, n: torch.Tensor, exponent: int):
         if n.dtype not in _BITS:

@@ -254,10 +254,9 @@ class Lanes:
             "words": torch.from_numpy(self.flat_words().view(np.int16).copy()),
             "masks": torch.from_numpy(np.concatenate(masks) if masks else np.empty(0, np.uint8)),
         }
+        sizes = [(None, "") if m.mask is None else (m.mask.nbytes, m.mask.dtype.name) for m in self.moves]
         moves = [
-            [m.index, m.emitted, *((None, "") if m.mask is None else (m.mask.nbytes, m.mask.dtype.name))]
-            + [m.low, m.high, m.reserve]
-            for m in self.moves
+            [m.index, m.emitted, *size, m.low, m.high, m.reserve] for m, size in zip(self.moves, sizes, strict=True)
         ]
         meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
         return tensors, meta | {"borrowed": self.borrowed, "moves": moves}

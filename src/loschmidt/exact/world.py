@@ -1,8 +1,8 @@
 """What a step's ops see: flat state, the parts of it that take part, and what is recorded.
 
-    World   one step: which parts take part, the loss, what is recorded
-    Part    a contiguous run of a block that takes part: parameters with the same settings and step count
-    Block   one flat buffer of lattices and its tape lanes
+World   one step: which parts take part, the loss, what is recorded
+Part    a contiguous run of a block that takes part: parameters with the same settings and step count
+Block   one flat buffer of lattices and its tape lanes
 """
 
 import math

@@ -1,12 +1,12 @@
 """Adam and AdamW.
 
-    m, v   first and second moment     b1, b2  betas     t  step count of the parameter
-    g      gradient, + weight_decay q for Adam
+m, v   first and second moment     b1, b2  betas     t  step count of the parameter
+g      gradient, + weight_decay q for Adam
 
-    kicks   m <- b1 m, m <- m + (1 - b1) g             log2(1/b1) bits an element
-            v <- b2 v, v <- v + (1 - b2) g^2           log2(1/b2) bits an element
-    drifts  q <- (1 - lr weight_decay) q  (AdamW)      log2(1/(1 - lr weight_decay)) bits an element
-            q <- q - lr m^/(sqrt v^ + eps),  m^ = m/(1 - b1^t), v^ = v/(1 - b2^t)
+kicks   m <- b1 m, m <- m + (1 - b1) g             log2(1/b1) bits an element
+        v <- b2 v, v <- v + (1 - b2) g^2           log2(1/b2) bits an element
+drifts  q <- (1 - lr weight_decay) q  (AdamW)      log2(1/(1 - lr weight_decay)) bits an element
+        q <- q - lr m^/(sqrt v^ + eps),  m^ = m/(1 - b1^t), v^ = v/(1 - b2^t)
 """
 
 import math

@@ -123,6 +123,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
                     loss = closure()
             self._advance(loss)
         except BaseException:
+            self.passes.note(self.passes.buffers.changed())
             self.passes.buffers.put(self.passes.done())
             raise
         return loss
@@ -192,7 +193,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             self.zero_grad()
             with torch.enable_grad(), passes.buffers.watching():
                 loss = closure()
-            drew = not torch.equal(rng, torch.get_rng_state())
+            drew = passes.visits == 0 and not torch.equal(rng, torch.get_rng_state())
             world.loss = self._loss_value(loss, required=bool(active))
             passes.note(passes.buffers.changed())
             refuse_other_gradients(self._slots, active, step)
@@ -326,7 +327,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
                     "call step(loss=loss) or step(closure), with a closure that returns the loss.",
                 )
             return None
-        value = float(loss)
+        value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         if not math.isfinite(value):
             raise NonFinite(f"the loss is {value} at step {self.steps}.", "look at this batch, and lower lr.")
         return value

@@ -1,15 +1,15 @@
 """Energy-conserving descent, separable Hamiltonian (ECDSep).
 
-    H = eta log D + log(s + |p|^2)                 energy
-    D = F - F0,  F = loss + sum (weight_decay / 2) |q|^2     potential; the sum only for decay inside H
-    G = grad F = g + weight_decay q,  dt = lr
+H = eta log D + log(s + |p|^2)                 energy
+D = F - F0,  F = loss + sum (weight_decay / 2) |q|^2     potential; the sum only for decay inside H
+G = grad F = g + weight_decay q,  dt = lr
 
-    kicks   start     p <- -G sqrt(delta_energy) / |G|       first step only
-            rescale   p <- p sqrt(P / |p|^2),  P = exp(E - eta log D) - s     conserve="rescale"
-            kick      p <- p - dt eta G / D
-    drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
-            drift     q <- q + dt 2 p / (s + |p|^2)
-            scatter   p <- rotations of pairs by angles of size nu sqrt(n)
+kicks   start     p <- -g sqrt(delta_energy) / |g|       first step only; g without decay, as published
+        rescale   p <- p sqrt(P / |p|^2),  P = exp(E - eta log D) - s     conserve="rescale"
+        kick      p <- p - dt eta G / D
+drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
+        drift     q <- q + dt 2 p / (s + |p|^2)
+        scatter   p <- rotations of pairs by angles of size nu sqrt(n)
 """
 
 import math
@@ -41,7 +41,7 @@ class ECD(ReversibleOptimizer):
         eta: how strongly low loss is preferred: the stationary measure of s = 0 is (F - F0)^(-eta n / 2).
         F0: below every loss that can be reached.
         s: regularises the kinetic term; 0 diverges where the momentum vanishes.
-        delta_energy: |p|^2 at the start, along -grad F.
+        delta_energy: |p|^2 at the start, along minus the gradient of the loss.
         nu: scattering: the direction of p turns by about nu sqrt(n) a step (the published optimizer adds nu z to
             p/|p| and normalises; plane rotations by nu sqrt(n) z of disjoint pairs do the same, exactly invertible;
             angles beyond pi/2 are folded).
@@ -74,7 +74,7 @@ class ECD(ReversibleOptimizer):
         params: Iterable[Any],
         lr: float = 0.02,
         eta: float = 1.0,
-        F0: float = 0.0,  # noqa: N803 - the field's name
+        F0: float = 0.0,
         s: float = 1.0,
         delta_energy: float = 0.0,
         nu: float = 0.0,
@@ -178,8 +178,8 @@ def _target(world: World) -> float:
 def _start(part: Part) -> torch.Tensor | None:
     if "shell" not in part.world.scalars or not part["delta_energy"]:
         return None
-    norm = math.sqrt(part.world.total([sum_of_squares(_force(p)) for p in part.world.parts]))
-    return _force(part) * (-math.sqrt(part["delta_energy"]) / norm) if norm else None
+    norm = math.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
+    return part.gradient * (-math.sqrt(part["delta_energy"]) / norm) if norm else None
 
 
 def _rescale(world: World) -> float:

@@ -28,7 +28,7 @@ def other_gradient(step: int, drew: bool) -> ReplayMismatch:
         why, remedy = "The closure drew random numbers (dropout?) outside `replay`.", _INSIDE_REPLAY
     else:
         why = "Was it undone before, is this another batch, or are the kernels nondeterministic?"
-        remedy = f"give unstep the closure of step {step}: same data, order, shapes, clipping and threads."
+        remedy = f"repeat step {step} as it was: same data, order, shapes, clipping, threads and flags."
     seen = f"undoing step {step}: the gradient or the loss differs from the one it was taken with. {why}"
     return ReplayMismatch(seen, remedy, step, "gradient")
 

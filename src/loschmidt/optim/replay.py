@@ -61,8 +61,8 @@ class Buffers:
         finally:
             hook.remove()
 
-    def changed(self, full: bool = False) -> dict[str, torch.Tensor]:
-        """Values before, by name, of the buffers whose bits changed since the last look; the copies are renewed.
+    def edited(self, full: bool = False) -> dict[str, torch.Tensor]:
+        """Values before, by name, of the buffers whose bits changed since the last look.
 
         `full` compares the large ones too.
         """
@@ -71,10 +71,31 @@ class Buffers:
             b = kept.live
             if b is None or (not full and b.numel() > _LARGE and b._version == kept.version):
                 continue
-            kept.version = b._version
             if b.shape != kept.copy.shape or b.dtype != kept.copy.dtype or raw_bytes(b) != raw_bytes(kept.copy):
-                out[name], kept.copy = kept.copy, b.detach().clone()
+                out[name] = kept.copy
         return out
+
+    def changed(self, full: bool = False) -> dict[str, torch.Tensor]:
+        """What `edited` says; and the present values are the ones to compare with from now on."""
+        out = self.edited(full)
+        for name in out:
+            kept = self._kept[name]
+            kept.copy, kept.version = kept.live.detach().clone(), kept.live._version
+        return out
+
+    def snapshot(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Present values and copies, for `restore`."""
+        return {name: (k.live.detach().clone(), k.copy) for name, k in self._kept.items() if k.live is not None}
+
+    def restore(self, snapshot: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Back to a snapshot: an edit that was not looked at then is noticed later all the same."""
+        self.put({name: value for name, (value, _) in snapshot.items()})
+        for name, (_, copy) in snapshot.items():
+            self._kept[name].copy = copy
+
+    def forget(self) -> None:
+        """Begin anew, with other names."""
+        self.__init__()
 
     def put(self, values: dict[str, torch.Tensor]) -> None:
         """Set buffers (those known by name) to values; the copies follow."""

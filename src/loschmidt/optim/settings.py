@@ -46,7 +46,8 @@ def require_number(settings: dict[str, Any], name: str, low: float = 0.0, above:
     value = settings[name]
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0
     good = good and (value > low if above else value >= low)
-    require(good, name, value, f"it must be a finite number {'above' if above else 'of at least'} {low:g}", f"set {name}.")
+    bound = f"above {low:g}" if above else f"of at least {low:g}"
+    require(good, name, value, f"it must be a finite number {bound}", f"set {name} to one.")
 
 
 def present(optimizer: "ReversibleOptimizer") -> Settings:

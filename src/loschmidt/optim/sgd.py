@@ -1,11 +1,11 @@
 """Stochastic gradient descent with momentum.
 
-    p  momentum, with torch's sign reversed: p = -momentum_buffer
-    g  gradient, + weight_decay q where there is decay
+p  momentum, with torch's sign reversed: p = -momentum_buffer
+g  gradient, + weight_decay q where there is decay
 
-    kicks   p <- momentum p            log2(1/momentum) bits an element
-            p <- p - (1 - dampening) g
-    drift   q <- q + lr p
+kicks   p <- momentum p            log2(1/momentum) bits an element
+        p <- p - (1 - dampening) g
+drift   q <- q + lr p
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,0 +1,3 @@
+"""Time: going to any step of a run, excursions, files."""
+
+from .trajectory import Trajectory as Trajectory

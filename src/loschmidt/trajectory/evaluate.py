@@ -1,0 +1,92 @@
+"""One evaluation of a step: the same batch, the same random numbers, the same gradient, at every call."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InvalidSetting, Nondeterministic, SourceChanged
+from ..exact import digest, random
+from ..exact.digest import raw_bytes
+
+if TYPE_CHECKING:
+    from .trajectory import Trajectory
+
+
+def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tensor | None:
+    """Loss of a step's batch at the present parameters, with gradients in `.grad`; None for an empty batch.
+
+    Seeds torch, numpy and `random`; whoever calls puts their states back.
+    """
+    traj.optimizer.zero_grad()
+    random.seed_all("step", traj.seed, step)
+    batch = traj.data(step)
+    if batch is None:
+        return None
+    loss = traj.loss_fn(traj.model, batch)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(type(loss))
+        raise InvalidSetting(f"loss(model, batch) gave {what} at step {step}.", "return one number, as a tensor.")
+    if backward:
+        if not loss.requires_grad:
+            raise InvalidSetting(
+                f"the loss of step {step} does not depend on any parameter that requires a gradient.",
+                "compute it from the model's output, without detach() or no_grad().",
+            )
+        loss.backward()
+        if traj.after_backward is not None:
+            traj.after_backward(traj.model)
+    return loss
+
+
+def preflight(traj: "Trajectory") -> None:
+    """Compare two evaluations of the present step, bit by bit. Buffers and random states are the caller's care.
+
+    Raises:
+        Nondeterministic: naming the first tensor that differs.
+        SourceChanged: the batch source gave two different batches for one step.
+    """
+    step, buffers = traj.step, traj.buffers.snapshot()
+    if digest_of(traj.data(step)) != digest_of(traj.data(step)):
+        raise SourceChanged(
+            f"the batch source gave two different batches for step {step}.",
+            "make it a function of the step alone, for example lo.data.Schedule(dataset, batch_size=64, seed=0).",
+        )
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(2):
+        traj.buffers.restore(buffers)
+        loss = evaluate(traj, step)
+        tensors = {} if loss is None else {"the loss": loss.detach().clone()}
+        for s in traj.optimizer._slots:
+            if s.parameter.grad is not None:
+                tensors[f"the gradient of {s.name}"] = s.parameter.grad.detach().clone()
+        tensors |= {f"buffer {name}": value.clone() for name, (value, _) in traj.buffers.snapshot().items()}
+        seen.append(tensors)
+    traj.optimizer.zero_grad()
+    first, second = seen
+    for name in first.keys() | second.keys():
+        a, b = first.get(name), second.get(name)
+        if a is None or b is None or raw_bytes(a) != raw_bytes(b):
+            count = "" if a is None or b is None else f" in {int((a != b).sum())} of {a.numel()} values"
+            raise Nondeterministic(
+                f"{name} differs{count} between two evaluations of step {step} on the same batch.",
+                "call torch.use_deterministic_algorithms(True), and draw random numbers from torch's, numpy's or "
+                "Python's global generators only.",
+            )
+
+
+def digest_of(batch: Any) -> str:
+    """Short digest of a batch: tensors, arrays, numbers and strings in tuples, lists and mappings."""
+    return digest(_leaves(batch), 8)
+
+
+def _leaves(x: Any) -> list[torch.Tensor | str]:
+    if isinstance(x, torch.Tensor):
+        return [x]
+    if isinstance(x, Mapping):
+        return [leaf for k, v in x.items() for leaf in (str(k), *_leaves(v))]
+    if isinstance(x, Sequence) and not isinstance(x, (str, bytes)):
+        return [f"[{len(x)}]", *(leaf for v in x for leaf in _leaves(v))]
+    if hasattr(x, "__array__"):
+        return [torch.as_tensor(x)]
+    return [repr(x)] if isinstance(x, (int, float, str, bytes, bool, type(None))) else [type(x).__name__]

@@ -1,0 +1,90 @@
+"""What is refused before a trajectory moves: wrong arguments, edits from outside, another world."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import EditedOutside, InvalidSetting, ReplayMismatch, SourceChanged
+from ..optim import ReversibleOptimizer, flat
+from . import environment
+
+if TYPE_CHECKING:
+    from .trajectory import Trajectory
+
+
+def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, digest_every: Any) -> None:
+    """Raise InvalidSetting for an argument of `Trajectory` that cannot work."""
+    if not isinstance(model, nn.Module):
+        raise InvalidSetting(f"model is a {type(model).__name__}.", "pass a torch.nn.Module.")
+    if not isinstance(opt, ReversibleOptimizer):
+        known = ", ".join(f"lo.optim.{name}" for name in ("SGD", "Adam", "AdamW", "ECD"))
+        raise InvalidSetting(
+            f"opt is a {type(opt).__module__}.{type(opt).__name__}, which cannot be wound back.", f"use one of {known}."
+        )
+    for name, value in (("loss", loss), ("data", data)):
+        if not callable(value):
+            remedy = "pass a function loss(model, batch)." if name == "loss" else "wrap it: lo.data.Schedule(dataset)."
+            raise InvalidSetting(f"{name} is a {type(value).__name__}, and cannot be called.", remedy)
+    if tape is not None:
+        raise InvalidSetting(
+            f"tape={str(tape)!r}: this version keeps the tape in memory only.", "leave tape out, and call save(path)."
+        )
+    if digest_every is not None and (not isinstance(digest_every, int) or digest_every < 1):
+        raise InvalidSetting(f"digest_every={digest_every!r} is not a positive whole number.", "use 100, or None.")
+
+
+def refuse_edits(traj: "Trajectory") -> None:
+    """Raise EditedOutside if weights, buffers or modes are not what the last step left."""
+    flat.check_unedited(traj.optimizer._slots, full=True)
+    for name in traj.buffers.edited(full=True):
+        raise EditedOutside(
+            f"buffer {name} was edited since the last step.",
+            "evaluate inside `with trajectory.evaluating():`; edit inside `with trajectory.edit():`.",
+        )
+    for name, module in traj.model.named_modules():
+        if module.training != traj.modes.get(name, module.training):
+            mode = "train" if module.training else "eval"
+            raise EditedOutside(
+                f"{name or 'the model'} was put in {mode} mode since the last step.",
+                "evaluate inside `with trajectory.evaluating():`; change modes inside `with trajectory.edit():`.",
+            )
+
+
+def refuse_other_data(traj: "Trajectory") -> None:
+    """Raise SourceChanged if the data's fingerprint is not the recorded one."""
+    changed = traj.data.differs(traj.fingerprint) if traj.fingerprint is not None else []
+    if changed:
+        raise SourceChanged(
+            f"the data changed since this run began: {' '.join(changed)}", "bring back the data it began with."
+        )
+
+
+def refuse_other_environment(traj: "Trajectory") -> None:
+    """Raise SourceChanged if the environment changed, unless it undoes the last step with the same bits."""
+    now = environment.record(device_of(traj.optimizer))
+    if now == traj.environment:
+        return
+    if traj.step > max(traj.first, traj.journal.first) and not _undoes_last_step(traj):
+        changed = "; ".join(environment.differences(traj.environment, now))
+        raise SourceChanged(
+            f"the environment is not the recorded one, and gives the last step other bits: {changed}.",
+            "go back to the recorded environment (threads, versions, device, flags).",
+        )
+    traj.environment = now
+
+
+def _undoes_last_step(traj: "Trajectory") -> bool:
+    before = traj.digest()
+    try:
+        with traj.branch():
+            traj._back(traj.step)
+            traj._forward()
+            return traj.digest() == before
+    except ReplayMismatch:
+        return False
+
+
+def device_of(opt: ReversibleOptimizer) -> torch.device | str:
+    """Where the first parameter is."""
+    return opt._slots[0].parameter.device if opt._slots else "cpu"

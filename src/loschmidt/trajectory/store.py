@@ -1,0 +1,168 @@
+"""A run in one safetensors file: integers, tape, journal and buffers as tensors, all else as JSON in its header."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import DamagedFile, InvalidSetting, LoschmidtError
+from ..optim import ReversibleOptimizer
+from ..optim.serial import EXTRA
+from ..optim.settings import as_tuples
+
+if TYPE_CHECKING:
+    from .trajectory import Trajectory
+
+FORMAT = "1"
+
+
+def save(traj: "Trajectory", path: str | PathLike) -> None:
+    """Write the run; an existing file is replaced only when the new one is complete."""
+    opt, path = traj.optimizer, Path(path)
+    path = path / "run.safetensors" if path.is_dir() else path
+    held = opt.state_dict()
+    extra = held["param_groups"][0][EXTRA]
+    tensors = {f"state.{i}.{k}": v for i, s in held["state"].items() for k, v in s.items() if k != "step"}
+    tensors |= {f"extra.{k}": v for k, v in extra.items() if k != "meta"}
+    tensors |= {f"buffer.{name}": value for name, value in traj.buffers.values().items()}
+    tensors |= {f"untracked.{name}": p.detach() for name, p in traj.untracked.items()}
+    about = {
+        "optimizer": type(opt).__name__,
+        "defaults": _plain(opt.defaults),
+        "groups": [
+            _plain({k: v for k, v in group.items() if k != "params"})
+            | {"names": [s.name for s in opt._slots if s.group == g]}
+            for g, group in enumerate(opt.param_groups)
+        ],
+        "meta": extra["meta"],
+        "seed": traj.seed,
+        "first": traj.first,
+        "base_lr": traj.base_lr,
+        "digest_every": traj.digest_every,
+        "modes": traj.modes,
+        "fingerprint": traj.fingerprint,
+        "environment": traj.environment,
+        "digest": traj.digest(),
+    }
+    tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
+    _write_atomically(path, tensors, {"loschmidt": FORMAT, "about": json.dumps(about)})
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
+
+
+def _write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(
+    cls: type["Trajectory"],
+    path: str | PathLike,
+    model: nn.Module,
+    loss: Callable,
+    data: Callable,
+    lr: Callable | None,
+    after_backward: Callable | None,
+) -> "Trajectory":
+    """Inverse of `save`; the digest of what was read must be the one that was written."""
+    path = Path(path)
+    path = path / "run.safetensors" if path.is_dir() else path
+    tensors, about = _read(path)
+    opt = _optimizer(about, model)
+    _fill(tensors, "untracked", dict(model.named_parameters()), path)
+    state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
+    groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
+    for group, mine in zip(groups, opt.param_groups, strict=True):
+        group["params"] = list(range(len(mine["params"])))
+    extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
+    groups[0][EXTRA] = extra | {"meta": about["meta"]}
+    opt.load_state_dict({"state": state, "param_groups": groups})
+    _fill(tensors, "buffer", _buffers(model), path)
+    traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
+    traj.first, traj.base_lr = about["first"], about["base_lr"]
+    for name, module in model.named_modules():
+        module.training = about["modes"].get(name, module.training)
+    traj._adopt_surroundings()
+    if traj.digest() != about["digest"]:
+        raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
+    traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
+    traj.check_world()
+    return traj
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise DamagedFile(f"there is no saved run at {path}.", "give the path that was given to save().")
+    try:
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            if "loschmidt" not in metadata:
+                raise DamagedFile(f"{path} is not a run saved by loschmidt.", "give the path that was given to save().")
+            if metadata["loschmidt"] != FORMAT:
+                raise DamagedFile(
+                    f"{path} has format {metadata['loschmidt']}; this version reads {FORMAT}.",
+                    "use the version of loschmidt that wrote it.",
+                )
+            return {k: f.get_tensor(k) for k in f.keys()}, json.loads(metadata["about"])  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}.", "use another copy.") from error
+
+
+def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
+    kind, known = about["optimizer"], ReversibleOptimizer.registry
+    if kind not in known:
+        raise InvalidSetting(f"the run was made with optimizer {kind}.", "import the module that defines it first.")
+    parameters = dict(model.named_parameters())
+    missing = [n for g in about["groups"] for n in g["names"] if n not in parameters]
+    if missing:
+        raise InvalidSetting(
+            f"the model has no parameter {missing[0]!r} ({len(missing)} of the run's are missing).",
+            "build the model as for the run.",
+        )
+    meta = json.loads(about["meta"])
+    lattice = {"int64": torch.int64, "int32": torch.int32}[meta["lattice"]]
+    groups = [{"params": [(n, parameters[n]) for n in g["names"]]} for g in about["groups"]]
+    try:
+        return known[kind](
+            groups, **as_tuples(about["defaults"]), resolution=meta["resolution"], lattice=lattice, seed=meta["seed"]
+        )
+    except LoschmidtError as error:
+        raise InvalidSetting(f"the run's optimizer cannot be rebuilt: {error.seen}", error.remedy) from error
+
+
+def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    modules = model.named_modules()
+    return {f"{m}.{a}".lstrip("."): b for m, module in modules for a, b in module._buffers.items() if b is not None}
+
+
+def _fill(tensors: dict[str, torch.Tensor], kind: str, into: dict[str, torch.Tensor], path: Path) -> None:
+    for key, value in tensors.items():
+        if key.startswith(f"{kind}."):
+            name = key.removeprefix(f"{kind}.")
+            target = into.get(name)
+            if target is None or target.shape != value.shape:
+                has = "none" if target is None else f"shape {tuple(target.shape)}"
+                raise InvalidSetting(
+                    f"{path} has {kind} {name} of shape {tuple(value.shape)}; the model has {has}.",
+                    "build the model as for the run.",
+                )
+            with torch.no_grad():
+                target.copy_(value)

@@ -29,8 +29,12 @@ class Op(Protocol):
 
     target: str
 
-    def do(self, world: World) -> None: ...
-    def undo(self, world: World) -> None: ...
+    def do(self, world: World) -> None:
+        """Go forward; raise with nothing changed if the step must be refused."""
+
+    def undo(self, world: World) -> None:
+        """Go back."""
+
     def price(self, part: Part) -> float:
         """Bits per element of the part, in theory (0.0 where only the data can tell)."""
 

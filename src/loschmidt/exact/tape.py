@@ -53,6 +53,7 @@ class Move:
 
     @property
     def bits(self) -> int:
+        """Bits of the mask."""
         return 0 if self.mask is None else 8 * self.mask.nbytes
 
 

@@ -60,11 +60,10 @@ class Lattice:
         self.bound = max(abs(int(low)), abs(int(high)))
         return self.bound
 
-    def has_room(self, extra: float, growth: float = 1.0) -> bool:
-        """Whether |n| * growth + extra stays within the limit, for every element."""
-        if self.bound * growth + extra <= self.limit:
-            return True
-        return self.peak() * growth + extra <= self.limit
+    def has_room(self, extra: float, growth: float = 1.0, spare: float = 1.0) -> bool:
+        """Whether |n| * growth + extra stays within `spare` times the limit, for every element."""
+        end = self.limit * spare
+        return self.bound * growth + extra <= end or self.peak() * growth + extra <= end
 
 
 def to_lattice(x: torch.Tensor, exponent: int, dtype: torch.dtype, name: str) -> torch.Tensor:

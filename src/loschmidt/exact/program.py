@@ -71,7 +71,10 @@ class Shear:
 
     def undo(self, world: World) -> None:
         """Subtract the same increments."""
-        for part, units, peak in self._pieces(world):
+        pieces = self._pieces(world)
+        for part, _, peak in pieces:
+            world.require_room_back(part.block, self.target, peak)
+        for part, units, peak in pieces:
             part.block.lattices[self.target].bound += peak
             shear_(part.integers(self.target), units, -1)
         world.changed(self.target)
@@ -108,11 +111,16 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
 
 
 def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
-    for part in reversed(world.parts):
-        pairs = pairs_of(part)
+    chosen = [(part, pairs_of(part)) for part in reversed(world.parts)]
+    for part, pairs in chosen:
+        growth = math.prod(max(1.0, d / n) for n, d in pairs)
+        if growth > 1.0:
+            world.require_room_back(part.block, target, 2.0 * len(pairs), growth)
+    for part, pairs in chosen:
+        lattice = part.block.lattices[target]
         for n, d in reversed(pairs):
             uncontract_(part.integers(target), part.start, part.block.lanes, n, d)
-            part.block.lattices[target].bound = math.inf
+            lattice.bound = lattice.bound * max(1.0, d / n) + 2
         if pairs:
             part.forget(target)
     world.refine_back(target)
@@ -172,6 +180,10 @@ class Rescale:
         return 0.0
 
 
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_GROWTH, _ROUNDING = 5.0, 4.0  # three shears by at most 1: |x| + |y|, then |y| + that, then |x| + that
+
+
 @dataclass(frozen=True)
 class Rotate:
     """Rotate disjoint pairs of the target's elements, part by part. Free.
@@ -181,30 +193,34 @@ class Rotate:
     """
 
     target: str
-    pairs: Callable[[Part], tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]
+    pairs: Callable[[Part], Pairs | None]
 
     def do(self, world: World) -> None:
         """Rotate; room is made for the longer coordinate first."""
-        chosen = [(part, self.pairs(part)) for part in world.parts]
-        for block in {id(p.block): p.block for p, pairs in chosen if pairs is not None}.values():
-            world.make_room(block, self.target, 4.0, growth=5.0)  # three shears: |x|, then |y|, then |x| again
-        self._turn(world, 1)
+        chosen = self._chosen(world)
+        for block in {id(part.block): part.block for part, _ in chosen}.values():
+            world.make_room(block, self.target, _ROUNDING, _GROWTH)
+        self._turn(world, chosen, 1)
 
     def undo(self, world: World) -> None:
         """Rotate back."""
-        self._turn(world, -1)
+        chosen = self._chosen(world)
+        for part, _ in chosen:
+            world.require_room_back(part.block, self.target, _ROUNDING, _GROWTH)
+        self._turn(world, chosen, -1)
         world.refine_back(self.target)
 
-    def _turn(self, world: World, sign: int) -> None:
-        for part in world.parts:
-            chosen = self.pairs(part)
-            if chosen is not None:
-                first, second, angle = chosen
-                n = part.integers(self.target)
-                x, y = n[first], n[second]
-                rotate_(x, y, angle, sign)
-                n[first], n[second] = x, y
-                part.block.lattices[self.target].bound = math.inf
+    def _chosen(self, world: World) -> list[tuple[Part, Pairs]]:
+        chosen = [(part, self.pairs(part)) for part in world.parts]
+        return [(part, pairs) for part, pairs in chosen if pairs is not None]
+
+    def _turn(self, world: World, chosen: list[tuple[Part, Pairs]], sign: int) -> None:
+        for part, (first, second, angle) in chosen:
+            n = part.integers(self.target)
+            x, y = n[first], n[second]
+            rotate_(x, y, angle, sign)
+            n[first], n[second] = x, y
+            part.block.lattices[self.target].bound = math.inf
         world.changed(self.target)
 
     def price(self, part: Part) -> float:
@@ -225,10 +241,14 @@ def run(ops: Sequence[Op], world: World, offset: int = 0) -> None:
 
 
 def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
-    """Undo the ops, last first."""
+    """Undo the ops, last first; if one cannot be undone, do those after it again and raise."""
     for i, op in reversed(list(enumerate(ops))):
         world.position = offset + i
-        op.undo(world)
+        try:
+            op.undo(world)
+        except BaseException:
+            run(ops[i + 1 :], world, offset + i + 1)
+            raise
 
 
 def lost_share(ops: Sequence[Op], world: World) -> float:

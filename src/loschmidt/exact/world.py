@@ -163,6 +163,20 @@ class World:
             self.changed(target)
         return did
 
+    def require_room_back(self, block: Block, target: str, extra: float, growth: float = 1.0) -> None:
+        """Raise LatticeOverflow if undoing would leave the lattice: never on the recorded path, which came from there.
+
+        Half as much again as the limit is allowed, for rounding at its very edge; integers wrap at twice the limit.
+        """
+        lattice = block.lattices[target]
+        if not lattice.has_room(extra, growth, spare=1.5):
+            reached = (lattice.bound * growth + extra) * 2.0**-lattice.exponent
+            raise LatticeOverflow(
+                f"undoing step {self.step} takes lattice {target!r} to {reached:.3g}, past its end: this is not the "
+                "path that was recorded, and undoing friction amplifies the difference.",
+                "stop here, or go back from a smaller perturbation.",
+            )
+
     def refine_back(self, target: str) -> None:
         """Undo what `make_room` did for the present op."""
         blocks = self.blocks

@@ -167,6 +167,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         Raises:
             OutOfReach: there is no step to undo.
             ReplayMismatch: the closure's gradient is not the step's. The step stands as before the call.
+            NonFinite, LatticeOverflow: only after `adopt`, on a path that was never recorded. As before the call.
         """
         if self.steps == self.journal.first:
             raise OutOfReach(
@@ -183,9 +184,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         passes, recorded = self.passes, entry.get("buffers", {})
         passes.buffers.changed()
         passes.done()
-        passes.undoing = True
         run_back(drifts, world, len(kicks))
         flat.write(mine)
+        passes.undoing = True
         after = {name: value for name, value in passes.buffers.values().items() if name in recorded}
         passes.buffers.put(recorded)
         rng = torch.get_rng_state()
@@ -201,6 +202,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
                 raise other_gradient(step, drew)
             refuse_unrecorded(passes.before, recorded, step)
+            run_back(kicks, world)
         except BaseException:
             passes.note(passes.buffers.changed())
             passes.buffers.put(passes.done() | after)
@@ -209,7 +211,6 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             raise
         finally:
             passes.undoing = False
-        run_back(kicks, world)
         passes.buffers.put(passes.done() | recorded)
         self._unrecord(active)
         return loss

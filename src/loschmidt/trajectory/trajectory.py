@@ -124,15 +124,18 @@ class Trajectory:
 
     # -- moving --------------------------------------------------------------------------------------
 
-    def seek(self, step: int, *, progress: bool = False) -> "Trajectory":
+    def seek(
+        self, step: int, *, progress: bool = False, on_step: Callable[["Trajectory"], bool | None] | None = None
+    ) -> "Trajectory":
         """Go to a step, forward or back.
 
         Args:
             step: where to go; 0 is the start.
             progress: show a bar, if stderr is a terminal.
+            on_step: called with the trajectory after each step, to look at it; True ends the seek there.
 
         Returns:
-            This trajectory, at that step.
+            This trajectory, at that step (or where `on_step` ended the seek).
 
         Raises:
             OutOfReach: below 0, or below the first step that the journal holds.
@@ -151,6 +154,8 @@ class Trajectory:
                     else:
                         self._forward()
                     tick()
+                    if on_step is not None and on_step(self):
+                        break
         return self
 
     def _forward(self) -> None:

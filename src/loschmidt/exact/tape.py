@@ -224,6 +224,11 @@ class Lanes:
         words = _WORD * (self.words - self.borrowed) + sum(m.bits for m in self.moves)
         return self._head_bits() - self._start_bits + words
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of words and masks, and of the heads once they were used."""
+        return (8 * self.heads.numel() if self.index else 0) + 2 * self.words + sum(m.bits for m in self.moves) // 8
+
     def _head_bits(self) -> float:
         return float(torch.log2(self.heads).sum()) if self.heads.numel() else 0.0
 
@@ -304,8 +309,8 @@ class Tape:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the words, masks and heads take now (the heads are there from the start)."""
-        return sum(8 * x.heads.numel() + 2 * x.words + sum(m.bits for m in x.moves) // 8 for x in self.lanes)
+        """Bytes that words, masks and heads take now; heads that hold nothing yet are not counted."""
+        return sum(x.bytes for x in self.lanes)
 
     def __iter__(self) -> Iterator[Lanes]:
         return iter(self.lanes)

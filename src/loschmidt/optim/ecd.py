@@ -20,9 +20,10 @@ import torch
 
 from ..errors import LossBelowF0
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, sum_of_squares
+from . import flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
-from .settings import require, require_number
+from .settings import present, require, require_number
 
 
 class ECD(ReversibleOptimizer):
@@ -135,8 +136,7 @@ class ECD(ReversibleOptimizer):
                 "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
             )
         start = "shell" not in self.carried
-        kinetic = first["delta_energy"] if start else world.square("p")
-        self.energy = first["eta"] * math.log(d) + math.log(first["s"] + kinetic)
+        self.energy = _energy(world, start)
         if start:
             world.scalars["shell"] = self.energy
         elif first["conserve"] == "rescale" and _target(world) < 0:
@@ -146,6 +146,12 @@ class ECD(ReversibleOptimizer):
                 f"at step {world.step} the potential is above the energy shell, so the momentum was not rescaled "
                 "(c = 1); such steps are counted in `skipped_rescales`. Remedy: a smaller lr or larger batches.",
             )
+
+    def energy_at(self, loss: float) -> float:
+        """H in nats at the present state, given the loss there. Before the first step: with the momentum to come."""
+        active = [s for s in self._slots if s.parameter.requires_grad]
+        world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
+        return _energy(world, at_start="shell" not in self.carried)
 
     @property
     def skipped_rescales(self) -> int:
@@ -157,6 +163,12 @@ def potential(world: World) -> float:
     """D = F - F0, with the decay that is inside H."""
     inside = [p.square("q") * (0.5 * p["weight_decay"]) for p in world.parts if _decays_inside(p)]
     return world.loss + world.total(inside) - world.parts[0]["F0"]
+
+
+def _energy(world: World, at_start: bool) -> float:
+    first = world.parts[0]
+    kinetic = first["delta_energy"] if at_start else world.square("p")
+    return first["eta"] * math.log(potential(world)) + math.log(first["s"] + kinetic)
 
 
 def _decays_inside(part: Part) -> bool:

@@ -1,8 +1,6 @@
 """A run in one safetensors file: integers, tape, journal and buffers as tensors, all else as JSON in its header."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import DamagedFile, InvalidSetting, LoschmidtError
+from ..files import written_atomically
 from ..optim import ReversibleOptimizer
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
@@ -53,24 +52,12 @@ def save(traj: "Trajectory", path: str | PathLike) -> None:
         "digest": traj.digest(),
     }
     tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
-    _write_atomically(path, tensors, {"loschmidt": FORMAT, "about": json.dumps(about)})
+    with written_atomically(path) as temporary:
+        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": json.dumps(about)})
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
-
-
-def _write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def load(

@@ -1,0 +1,93 @@
+"""What an echo does, as data: one record a leg, defaults by task."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import InvalidSetting
+from ..tasks import TASKS
+
+
+class LegPlan(BaseModel):
+    """One optimizer there and back.
+
+    Attributes:
+        steps: how far to go; with `until_accuracy`, at most.
+        until_accuracy: turn at the first look at which test accuracy is at least this.
+        look_every: steps between looks at loss and accuracy, and between recorded points of the path.
+        perturb: added to one parameter (the first of the model) at the turn, for the perturbed return.
+        float_steps: steps of the naive float reversal, there and back, from the start.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    optimizer: str
+    settings: dict[str, Any]
+    steps: int = Field(ge=1)
+    until_accuracy: float | None = None
+    look_every: int = Field(default=50, ge=1)
+    seed: int = 0
+    batch_size: int | None = Field(default=None, ge=1)
+    perturb: float = 1e-6
+    float_steps: int = 400
+
+
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "modular-addition": {
+        # H moves by less than 1e-2 at this lr and decay; see benchmarks/results/echo-settings.json
+        "ECD": {
+            "settings": {"lr": 0.03, "eta": 1.0, "weight_decay": 3e-3},
+            "steps": 12_000,
+            "until_accuracy": 0.9,
+            "look_every": 50,
+        },
+        "SGD": {"settings": {"lr": 0.1, "momentum": 0.9}, "steps": 1_000, "look_every": 20},
+        "AdamW": {"settings": {"lr": 1e-3, "weight_decay": 0.01}, "steps": 1_000, "look_every": 20},
+        "Adam": {"settings": {"lr": 1e-3}, "steps": 1_000, "look_every": 20},
+    },
+}
+_BY_DEFAULT = ("ECD", "SGD", "AdamW")
+
+
+def default_plan(
+    task: str = "modular-addition",
+    optimizers: tuple[str, ...] = (),
+    steps: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    perturb: float = 1e-6,
+) -> list[LegPlan]:
+    """The legs of an echo.
+
+    Args:
+        task: a key of `tasks.TASKS`.
+        optimizers: which, spelled as the classes are (case does not matter); none: ECD, SGD and AdamW.
+        steps: for all legs, in place of their own (and of turning at an accuracy).
+        seed: of the task's split, initial weights, and batches.
+        batch_size: None: the full batch.
+        perturb: what is added to one parameter at the turn.
+
+    Raises:
+        InvalidSetting: an unknown task or optimizer, steps below 1, a perturbation of 0.
+    """
+    if task not in TASKS:
+        raise InvalidSetting(f"there is no task {task!r}.", f"choose from: {', '.join(TASKS)}.")
+    if steps is not None and steps < 1:
+        raise InvalidSetting(f"steps={steps}: an echo goes at least one step.", "pass a positive number.")
+    if batch_size is not None and batch_size < 1:
+        raise InvalidSetting(f"batch_size={batch_size}: a batch has at least one sample.", "pass a positive number.")
+    if not perturb - perturb == 0 or perturb == 0:
+        raise InvalidSetting(f"perturb={perturb}: the perturbed return needs a perturbation.", "pass for example 1e-6.")
+    known = {name.lower(): name for name in _DEFAULTS[task]}
+    legs = []
+    for name in optimizers or _BY_DEFAULT:
+        if name.lower() not in known:
+            raise InvalidSetting(f"there is no optimizer {name!r} here.", f"choose from: {', '.join(known.values())}.")
+        name = known[name.lower()]
+        leg = {"task": task, "optimizer": name, "seed": seed, "batch_size": batch_size, "perturb": perturb}
+        leg |= _DEFAULTS[task][name]
+        if steps is not None:
+            leg |= {"steps": steps, "until_accuracy": None, "look_every": max(1, min(leg["look_every"], steps // 20))}
+        legs.append(LegPlan(**leg))
+    return legs

@@ -130,7 +130,10 @@ def floats(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
     run = physics.NaiveRun(parameters, gradient, opt.kicks(), opt.drifts(), settings, list(opt.lattices))
     path = [run.values["q"].clone()]
     for i in range(steps):
-        run.forward()
+        try:
+            run.forward()
+        except NonFinite as error:
+            return {"float_steps": i, "float_note": error.seen}
         path.append(run.values["q"].clone())
         tick(i + 1, 2 * steps)
     errors = []

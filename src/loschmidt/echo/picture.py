@@ -20,19 +20,17 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
     out, back, perturbed = (run.get(k) or [] for k in ("looks_out", "looks_back", "looks_perturbed"))
     accuracy = "test_accuracy"
     top.plot([x["step"] for x in out], [x[accuracy] for x in out], color=_OUT, lw=2, label="training")
-    for looks, color, label, style in (
-        (perturbed, _PERTURBED, "wound back, one parameter changed", "-"),
-        (back, _EXACT, "wound back exactly", "-"),
+    for looks, color, label in (
+        (back, _EXACT, "wound back exactly"),
+        (perturbed, _PERTURBED, "wound back with one parameter changed"),
     ):
         times = [end - x["step"] for x in looks]
-        top.plot(times, [x[accuracy] for x in looks], style, color=color, lw=2, label=label)
-    top.plot(
-        [x["step"] for x in out], [x["train_accuracy"] for x in out], color=_OUT, lw=1, ls=":", label="on the train set"
-    )
-    for looks, color in ((back, _EXACT), (perturbed, _PERTURBED)):
-        top.plot([end - x["step"] for x in looks], [x["train_accuracy"] for x in looks], color=color, lw=1, ls=":")
+        top.plot(times, [x[accuracy] for x in looks], color=color, lw=2, label=label)
+        top.plot(times, [x["train_accuracy"] for x in looks], color=color, lw=1, ls=":")
+    top.plot([x["step"] for x in out], [x["train_accuracy"] for x in out], color=_OUT, lw=1, ls=":")
+    top.plot([], [], color="0.4", lw=1, ls=":", label="(dotted: on the training set)")
     top.set(ylabel="test accuracy", ylim=(-0.03, 1.05))
-    top.legend(loc="center left", bbox_to_anchor=(0.02, 0.55), frameon=False)
+    fig.legend(loc="outside lower center", ncols=4, frameon=False)
     top.set_title(
         f"{run['task']}, {run['optimizer']}: {turn:,} steps of training, and the way back", loc="left", fontsize=12
     )
@@ -43,7 +41,7 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
     for ax in (top, bottom):
         ax.axvline(turn, color="0.6", lw=1)
         ax.spines[["top", "right"]].set_visible(False)
-    top.annotate("the turn", (turn, 1.03), ha="center", va="bottom", color="0.4", annotation_clip=False)
+    top.annotate("the turn", (turn, 0.5), xytext=(4, 0), textcoords="offset points", color="0.4", rotation=90)
     with written_atomically(path) as temporary:
         fig.savefig(temporary, dpi=130)
     plt.close(fig)

@@ -42,7 +42,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "until_accuracy": 0.9,
             "look_every": 50,
         },
-        "SGD": {"settings": {"lr": 0.1, "momentum": 0.9}, "steps": 1_000, "look_every": 20},
+        "SGD": {"settings": {"lr": 0.03, "momentum": 0.9}, "steps": 1_000, "look_every": 20},
         "AdamW": {"settings": {"lr": 1e-3, "weight_decay": 0.01}, "steps": 1_000, "look_every": 20},
         "Adam": {"settings": {"lr": 1e-3}, "steps": 1_000, "look_every": 20},
     },

@@ -11,7 +11,7 @@ Run = dict[str, Any]
 def table(runs: Sequence[Run]) -> Table:
     """Rows of facts, columns of runs; facts that no run has are left out."""
     out = Table(title=f"There and back: {runs[0]['task']}, {runs[0].get('parameters', 0):,} parameters")
-    out.add_column("")
+    out.add_column("", no_wrap=True)
     for run in runs:
         out.add_column(run["optimizer"], justify="right")
     for name, fact in _FACTS.items():
@@ -24,7 +24,7 @@ def table(runs: Sequence[Run]) -> Table:
 def _exactly(run: Run) -> str:
     if run["exact"] is None:
         return "not finished"
-    return "[green]yes[/], 0 bits differ" if run["exact"] else f"[red]no[/], {run['differing_bits']} bits differ"
+    return "[green]yes[/], all bits" if run["exact"] else f"[red]no[/], {run['differing_bits']} differ"
 
 
 def _accuracies(look: Run | None) -> str:
@@ -35,23 +35,29 @@ def _perturbed(run: Run) -> str:
     look = run["perturbed"]
     if not look:
         return ""
-    where = "" if look["reached_step"] == 0 else f"\ndiverged at step {look['reached_step']}"
+    where = "" if look["reached_step"] == 0 else f"\nblew up at step {look['reached_step']}"
     return _accuracies(look) + where
 
 
 def _floats(run: Run) -> str:
     if run["float_return_error"] is None:
         return ""
-    if run["float_failed_after"] is None:
-        return f"error {run['float_return_error']:.0e}\nafter {run['float_steps']} steps"
-    theory = run["float_theory_steps"]
-    bound = f"\n(friction alone: {theory:.0f})" if theory else ""
-    return f"lost after {run['float_failed_after']} steps{bound}"
+    if run.get("float_failed_after") is None:
+        return f"off by {run['float_return_error']:.0e}"
+    return f"lost after {run['float_failed_after']}"
+
+
+def _float_theory(run: Run) -> str:
+    return f"{run['float_theory_steps']:.0f}" if run.get("float_theory_steps") else ""
 
 
 def _energy(run: Run) -> str:
     energy = run.get("energy")
-    return f"{energy['start']:.4f}, moved {energy['largest_change']:.1e}" if energy else ""
+    return f"{energy['start']:.4f} -> {energy['turn']:.4f}" if energy else ""
+
+
+def _energy_change(run: Run) -> str:
+    return f"{run['energy']['largest_change']:.1e}" if run.get("energy") else ""
 
 
 def _size(count: float) -> str:
@@ -64,18 +70,20 @@ def _size(count: float) -> str:
 
 _FACTS: dict[str, Callable[[Run], str]] = {
     "steps out": lambda r: f"{r['steps']:,}",
-    "loss at the turn": lambda r: f"{r['turn']['train_loss']:.3g}",
-    "accuracy there, train / test": lambda r: _accuracies(r["turn"]),
+    "train loss at the turn": lambda r: f"{r['turn']['train_loss']:.3g}",
+    "accuracy, train / test": lambda r: _accuracies(r["turn"]),
     "returned exactly?": _exactly,
-    "accuracy back at step 0": lambda r: _accuracies(r["returned"]),
-    "... returned perturbed": _perturbed,
-    "energy H": _energy,
+    "accuracy at step 0": lambda r: _accuracies(r["returned"]),
+    "returned perturbed": _perturbed,
+    "energy H, out": _energy,
+    "... largest change": _energy_change,
     "bits/parameter/step": lambda r: f"{r['bits_per_parameter_step']:.5f}",
     "... in theory": lambda r: f"{r['theory_bits_per_parameter_step']:.5f}",
     "tape": lambda r: _size(r["tape_bytes"]),
     "journal": lambda r: _size(r["journal_bytes"]),
-    "a checkpoint every step": lambda r: _size(r["checkpoint_bytes"]),
-    "seconds forward": lambda r: f"{r['forward_seconds']:.1f}",
+    "all checkpoints": lambda r: _size(r["checkpoint_bytes"]),
+    "seconds out": lambda r: f"{r['forward_seconds']:.1f}",
     "seconds back": lambda r: "" if r["backward_seconds"] is None else f"{r['backward_seconds']:.1f}",
-    "plain floats run back": _floats,
+    "in floats, steps back": _floats,
+    "... friction alone": _float_theory,
 }

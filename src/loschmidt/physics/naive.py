@@ -5,13 +5,14 @@ error passes one after about (mantissa bits) / log2(1/momentum) steps: 158 in fl
 (arXiv 1502.03492 makes the argument). Without friction it grows only as fast as the dynamics are chaotic.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..errors import InvalidSetting
+from ..errors import InvalidSetting, NonFinite
 from ..exact import Contract, Op, Rescale, Shear, sum_of_squares
 
 
@@ -93,8 +94,10 @@ class NaiveRun:
 
     @torch.no_grad()
     def forward(self) -> None:
-        """One step."""
+        """One step; NonFinite if the floats blow up."""
         world = self._world(self.step)
+        if not math.isfinite(world.loss):
+            raise NonFinite(f"the float run's loss is {world.loss} at step {self.step}.", "lower lr.")
         for op in (*self.kicks, *self.drifts):
             self._apply(op, world, 1)
         self._write()

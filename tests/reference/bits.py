@@ -1,0 +1,73 @@
+"""Every bit of a state by name, what differs between two states, and how to damage one bit."""
+
+import struct
+
+import numpy as np
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+def raw(x: torch.Tensor) -> torch.Tensor:
+    """A copy of the tensor's bytes, so that -0.0 and 0.0 differ and comparisons are of integers."""
+    return x.detach().reshape(-1).clone().view(torch.uint8)
+
+
+def bits_of_lanes(lanes) -> State:
+    tensors, about = lanes.state()
+    bounds = [about["low"], about["high"], about["index"], about["borrowed"]]
+    return {k: raw(v) for k, v in tensors.items()} | {"bounds": torch.tensor(bounds)}
+
+
+def bits_of(optimizer, model=None) -> State:
+    """Integers, step counts, tape, and the parameters and buffers of the model."""
+    out = {}
+    for i, state in enumerate(optimizer.state.values()):
+        out |= {f"{k} of parameter {i}": raw(torch.as_tensor(v)) for k, v in state.items()}
+    for i, lanes in enumerate(optimizer.tape):
+        out |= {f"{k} of lanes {i}": v for k, v in bits_of_lanes(lanes).items()}
+    if model is not None:
+        out |= {k: raw(v) for k, v in model.state_dict().items()}
+    return out | {"steps": torch.tensor(optimizer.steps)}
+
+
+def differences(a: State, b: State) -> list[str]:
+    """Names of what is not the same, bit for bit."""
+    return [k for k in a.keys() | b.keys() if k not in a or k not in b or not torch.equal(a[k], b[k])]
+
+
+def flip(x: torch.Tensor, index: int = 0, bit: int = 0) -> None:
+    """Flip one bit of one whole number, in place; `x` holds integers, or whole numbers in float64 (heads)."""
+    flat = x.view(-1)
+    flat[index] = int(flat[index]) ^ (1 << bit)
+
+
+def flip_float(x: float, bit: int) -> float:
+    """The float with one bit flipped."""
+    (word,) = struct.unpack("<q", struct.pack("<d", x))
+    return struct.unpack("<d", struct.pack("<q", word ^ (1 << bit)))[0]
+
+
+def flip_word(lanes, index: int = -1) -> None:
+    """Flip a bit of a word of the stack (whose arrays are shared, so a copy takes the place)."""
+    words = lanes.flat_words().copy()
+    words[index] ^= np.uint16(1)
+    lanes.stack = [words]
+
+
+def damage(optimizer, place: str) -> None:
+    """Flip one bit: "q", "p", "m", "v" (a lattice), "head", "word", "scalar" or "check" (the journal's)."""
+    lanes, journal = optimizer.tape.lanes[0], optimizer.journal
+    if place == "head":
+        flip(lanes.heads)
+    elif place == "word":
+        flip_word(lanes)
+    elif place == "check":
+        journal.checks[-1] ^= 1
+    elif place == "scalar":
+        step = max(s for s, entry in journal.entries.items() if "rescale" in entry.get("scalars", {}))
+        entry = journal.entries[step]
+        c = flip_float(entry["scalars"]["rescale"], 30)  # lower bits are below the fractions' accuracy
+        journal.entries[step] = entry | {"scalars": entry["scalars"] | {"rescale": c}}
+    else:
+        flip(next(iter(optimizer.state.values()))[place])

@@ -54,16 +54,17 @@ class Lattice:
         """Float64 view of n[start:stop]: n rounded to 53 bits, times 2**-e. A new tensor."""
         return self.n[start:stop].to(torch.float64).mul_(2.0**-self.exponent)
 
-    def peak(self) -> int:
-        """The true max |n|; refreshes `bound`."""
-        low, high = torch.aminmax(self.n) if self.n.numel() else (0, 0)
-        self.bound = max(abs(int(low)), abs(int(high)))
-        return self.bound
+    def has_room(self, extra: float, growth: float = 1.0) -> bool:
+        """Whether |n| * growth + extra stays within the limit, for every element; may refresh `bound`."""
+        if self.bound * growth + extra > self.limit:
+            self.bound = peak(self.n)
+        return self.bound * growth + extra <= self.limit
 
-    def has_room(self, extra: float, growth: float = 1.0, spare: float = 1.0) -> bool:
-        """Whether |n| * growth + extra stays within `spare` times the limit, for every element."""
-        end = self.limit * spare
-        return self.bound * growth + extra <= end or self.peak() * growth + extra <= end
+
+def peak(n: torch.Tensor) -> int:
+    """The largest |n|."""
+    low, high = torch.aminmax(n) if n.numel() else (0, 0)
+    return max(abs(int(low)), abs(int(high)))
 
 
 def to_lattice(x: torch.Tensor, exponent: int, dtype: torch.dtype, name: str) -> torch.Tensor:

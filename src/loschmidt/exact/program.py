@@ -59,9 +59,13 @@ class Shear:
                     f"{self.target!r} is not finite.",
                     "look at the loss and lr of this step.",
                 )
+        worst: dict[int, tuple[Part, torch.Tensor, float]] = {}
+        for piece in pieces:
+            key = id(piece[0].block)
+            worst[key] = max(worst.get(key, piece), piece, key=lambda p: p[2])
         coarser = [
             world.make_room(p.block, self.target, peak, who=lambda p=p, u=u: p.name_of(p.start + _worst(u)))
-            for p, u, peak in pieces
+            for p, u, peak in worst.values()
         ]
         for part, units, peak in self._pieces(world) if any(coarser) else pieces:
             lattice = part.block.lattices[self.target]
@@ -73,7 +77,7 @@ class Shear:
         """Subtract the same increments."""
         pieces = self._pieces(world)
         for part, _, peak in pieces:
-            world.require_room_back(part.block, self.target, peak)
+            world.require_room_back(part, self.target, peak)
         for part, units, peak in pieces:
             part.block.lattices[self.target].bound += peak
             shear_(part.integers(self.target), units, -1)
@@ -115,7 +119,7 @@ def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Fact
     for part, pairs in chosen:
         growth = math.prod(max(1.0, d / n) for n, d in pairs)
         if growth > 1.0:
-            world.require_room_back(part.block, target, 2.0 * len(pairs), growth)
+            world.require_room_back(part, target, 2.0 * len(pairs), growth)
     for part, pairs in chosen:
         lattice = part.block.lattices[target]
         for n, d in reversed(pairs):
@@ -206,7 +210,7 @@ class Rotate:
         """Rotate back."""
         chosen = self._chosen(world)
         for part, _ in chosen:
-            world.require_room_back(part.block, self.target, _ROUNDING, _GROWTH)
+            world.require_room_back(part, self.target, _ROUNDING, _GROWTH)
         self._turn(world, chosen, -1)
         world.refine_back(self.target)
 

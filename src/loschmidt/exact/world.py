@@ -14,7 +14,7 @@ import torch
 
 from ..errors import LatticeOverflow
 from .digest import checksum, sum_of_squares
-from .lattice import Lattice
+from .lattice import Lattice, peak
 from .ops import contract_, uncontract_
 from .tape import Lanes
 
@@ -163,17 +163,21 @@ class World:
             self.changed(target)
         return did
 
-    def require_room_back(self, block: Block, target: str, extra: float, growth: float = 1.0) -> None:
+    def require_room_back(self, part: Part, target: str, extra: float, growth: float = 1.0) -> None:
         """Raise LatticeOverflow if undoing would leave the lattice: never on the recorded path, which came from there.
 
-        Half as much again as the limit is allowed, for rounding at its very edge; integers wrap at twice the limit.
+        `extra` and `growth` know nothing of signs: a momentum of 0 that one kick took to the limit counts as going
+        back from the limit to twice the limit. So that much is allowed; beyond it integers would wrap.
         """
-        lattice = block.lattices[target]
-        if not lattice.has_room(extra, growth, spare=1.5):
-            reached = (lattice.bound * growth + extra) * 2.0**-lattice.exponent
+        lattice = part.block.lattices[target]
+        end = 2.0 * lattice.limit
+        if lattice.bound * growth + extra <= end:
+            return
+        reached = peak(part.integers(target)) * growth + extra
+        if reached > end:
             raise LatticeOverflow(
-                f"undoing step {self.step} takes lattice {target!r} to {reached:.3g}, past its end: this is not the "
-                "path that was recorded, and undoing friction amplifies the difference.",
+                f"undoing step {self.step} takes lattice {target!r} to {reached * 2.0**-lattice.exponent:.3g}, past its "
+                "end: this is not the path that was recorded, and undoing friction amplifies the difference.",
                 "stop here, or go back from a smaller perturbation.",
             )
 

@@ -176,8 +176,8 @@ class World:
         reached = peak(part.integers(target)) * growth + extra
         if reached > end:
             raise LatticeOverflow(
-                f"undoing step {self.step} takes lattice {target!r} to {reached * 2.0**-lattice.exponent:.3g}, past its "
-                "end: this is not the path that was recorded, and undoing friction amplifies the difference.",
+                f"undoing step {self.step} takes lattice {target!r} to {reached * 2.0**-lattice.exponent:.3g}, past "
+                "its end: this is not the path that was recorded, and undoing friction amplifies the difference.",
                 "stop here, or go back from a smaller perturbation.",
             )
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from ..errors import NonFinite
+from ..errors import LatticeOverflow, NonFinite
 from . import fractions
 from .lattice import rounded
 from .ops import contract_, rotate_, shear_, uncontract_
@@ -115,18 +115,20 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
 
 
 def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
-    chosen = [(part, pairs_of(part)) for part in reversed(world.parts)]
-    for part, pairs in chosen:
-        growth = math.prod(max(1.0, d / n) for n, d in pairs)
-        if growth > 1.0:
-            world.require_room_back(part, target, 2.0 * len(pairs), growth)
-    for part, pairs in chosen:
-        lattice = part.block.lattices[target]
-        for n, d in reversed(pairs):
-            uncontract_(part.integers(target), part.start, part.block.lanes, n, d)
-            lattice.bound = lattice.bound * max(1.0, d / n) + 2
-        if pairs:
-            part.forget(target)
+    undone: list[tuple[Part, int, int]] = []
+    try:
+        for part in reversed(world.parts):
+            lattice = part.block.lattices[target]
+            for n, d in reversed(pairs_of(part)):
+                world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
+                uncontract_(part.integers(target), part.start, part.block.lanes, n, d)
+                lattice.bound = lattice.bound * max(1.0, d / n) + 2
+                undone.append((part, n, d))
+                part.forget(target)
+    except LatticeOverflow:
+        for part, n, d in reversed(undone):
+            contract_(part.integers(target), part.start, part.block.lanes, n, d)
+        raise
     world.refine_back(target)
 
 

@@ -171,6 +171,8 @@ class World:
         """
         lattice = part.block.lattices[target]
         end = 2.0 * lattice.limit
+        if lattice.bound * growth + extra > end:
+            lattice.bound = peak(lattice.n)
         if lattice.bound * growth + extra <= end:
             return
         reached = peak(part.integers(target)) * growth + extra

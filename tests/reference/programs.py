@@ -6,14 +6,31 @@ Some gradients are huge, so that lattices are coarsened on demand; now and then 
 have changed nothing.
 """
 
+import itertools
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from loschmidt.errors import LoschmidtError
-from loschmidt.exact import Block, Contract, Lanes, Lattice, Op, Part, Rescale, Rotate, Shear, World, run, run_back, tape
+from loschmidt.exact import (
+    Block,
+    Contract,
+    Lanes,
+    Lattice,
+    Op,
+    Part,
+    Rescale,
+    Rotate,
+    Shear,
+    World,
+    run,
+    run_back,
+    tape,
+)
 
 from .bits import flip, flip_float, flip_word
 
@@ -22,14 +39,14 @@ NAMES = ("a", "b", "c")
 
 @dataclass
 class Program:
-    """Ops, blocks, and what each step taken left behind for its undoing."""
+    """Ops, blocks, and what each step left behind for its undoing: scalars, coarsenings, and whether it was taken."""
 
     seed: int
     ops: list[Op]
     blocks: list[Block]
     steps: int
-    records: list[tuple[dict, list]] = field(default_factory=list)
-    refused: int = 0
+    records: list[tuple[dict, list, bool]] = field(default_factory=list)
+    events: Counter = field(default_factory=Counter)  # what happened on the way out
 
     def world(self, step: int, scalars: dict | None = None, coarsened: list | None = None) -> World:
         """The same parts, settings and gradients at every call with this step."""
@@ -40,7 +57,7 @@ class Program:
             huge = 2.0 ** draw.integers(20, 45) if draw.random() < 0.05 else 1.0
             block.gradient.copy_(torch.from_numpy(draw.standard_normal(size) * huge))
             cuts = sorted({0, size, *draw.integers(0, size, 2).tolist()})
-            for start, stop in zip(cuts, cuts[1:], strict=False):
+            for start, stop in itertools.pairwise(cuts):
                 if draw.random() < 0.8:
                     settings = {"c": float(draw.uniform(0.05, 1.0)), "scale": float(draw.standard_normal())}
                     world.parts.append(Part(block, start, stop, settings, step, world))
@@ -48,17 +65,18 @@ class Program:
 
     def forward(self) -> None:
         for step in range(self.steps):
-            world = self.world(step)
+            world, before = self.world(step), self.bits()
             try:
                 run(self.ops, world)
+                self.records.append((world.scalars, world.coarsened, True))
             except LoschmidtError:
-                self.refused += 1
-                world = World([])
-            self.records.append((world.scalars, world.coarsened, bool(world.parts)))
+                self.records.append(({}, [], False))
+                if not all(map(torch.equal, before, self.bits())):
+                    raise AssertionError(f"program {self.seed}: a refused step changed something") from None
 
     def back(self) -> None:
         for step in reversed(range(self.steps)):
-            scalars, coarsened, taken = self.records.pop()
+            scalars, coarsened, taken = self.records[step]
             if taken:
                 run_back(self.ops, self.world(step, dict(scalars), list(coarsened)))
 
@@ -66,57 +84,79 @@ class Program:
         """Every integer of the state and the tape."""
         out = []
         for block in self.blocks:
-            out += [lattice.n.clone() for lattice in block.lattices.values()]
-            out.append(torch.tensor([lattice.exponent for lattice in block.lattices.values()]))
             lanes = block.lanes
-            out += [lanes.heads.clone().to(torch.int64), torch.from_numpy(lanes.flat_words().astype(np.int64))]
-            out.append(torch.tensor([lanes.low, lanes.high, lanes.index, lanes.borrowed, len(lanes.moves)]))
+            out += [lattice.n.clone() for lattice in block.lattices.values()]
+            out += [lanes.heads.to(torch.int64), torch.from_numpy(lanes.flat_words().astype(np.int64))]
+            exponents = [lattice.exponent for lattice in block.lattices.values()]
+            out.append(torch.tensor([*exponents, lanes.low, lanes.high, lanes.index, lanes.borrowed, len(lanes.moves)]))
         return out
 
-    def returns(self, damage: int | None = None) -> bool:
-        """Forward, one bit flipped if `damage` chooses one, back: is every bit what it was?"""
+    def returns(self, damage: int | None = None) -> bool | None:
+        """Forward and back: is every bit what it was?
+
+        Args:
+            damage: flip one bit at the turn, chosen by this seed. Then None where the tape has borrowed from its
+                reserve: those words are not read on the way back but thrown away, and the damage may go with them.
+        """
         before = self.bits()
         self.forward()
-        if damage is not None and not self.flip(damage):
-            return False
+        self.events = self._events()
+        if damage is not None:
+            if any(block.lanes.borrowed for block in self.blocks):
+                return None
+            self.flip(np.random.default_rng(damage))
         try:
             self.back()
         except LoschmidtError:
             return False
         return all(map(torch.equal, before, self.bits()))
 
-    def flip(self, damage: int) -> bool:
-        """Flip one bit of a lattice, a head, a word or a recorded scalar.
-
-        False: the damage would be invisible by design. Words that came from the reserve are not read on the way
-        back, but thrown away, so damage may end in them.
-        """
-        draw = np.random.default_rng(damage)
-        if any(block.lanes.borrowed for block in self.blocks):
-            return False
+    def flip(self, draw: np.random.Generator) -> None:
+        """Flip one bit of a lattice, a head, a word or a recorded scalar."""
         block = self.blocks[draw.integers(len(self.blocks))]
-        places = [*block.lattices, "head"]
-        places += ["word"] if block.lanes.words else []
-        places += ["scalar"] if any(scalars for scalars, _, _ in self.records) else []
+        scalars = next((scalars for scalars, _, _ in reversed(self.records) if scalars), None)
+        places = [*NAMES, "head"] + ["word"] * bool(block.lanes.words) + ["scalar"] * bool(scalars)
         place = places[draw.integers(len(places))]
         if place == "head":
             flip(block.lanes.heads, int(draw.integers(block.lanes.heads.numel())), int(draw.integers(30)))
         elif place == "word":
             flip_word(block.lanes, int(draw.integers(block.lanes.words)))
         elif place == "scalar":
-            scalars = next(scalars for scalars, _, _ in reversed(self.records) if scalars)
             name = next(iter(scalars))
             scalars[name] = flip_float(scalars[name], 30)
         else:
             n = block.lattices[place].n
             flip(n, int(draw.integers(len(n))), int(draw.integers(20)))
-        return True
+
+    def _events(self) -> Counter:
+        lanes = [block.lanes for block in self.blocks]
+        return Counter(
+            programs=1,
+            refused=any(not taken for *_, taken in self.records),
+            coarsened=any(coarsened for _, coarsened, _ in self.records),
+            rescaled=any(scalars for scalars, *_ in self.records),
+            int32=any(block.lattices["a"].n.dtype == torch.int32 for block in self.blocks),
+            words_written=any(x.words for x in lanes),
+            words_borrowed=any(x.borrowed for x in lanes),
+            lanes_unequal=any(move.mask is not None for x in lanes for move in x.moves),
+        )
+
+
+def check(seeds: Iterable[int]) -> tuple[list[int], Counter]:
+    """Run programs there and back: seeds of those that did not return, and what happened in how many."""
+    failed, events = [], Counter()
+    for seed in seeds:
+        program = random_program(seed)
+        if not program.returns():
+            failed.append(seed)
+        events += program.events
+    return failed, events
 
 
 def random_program(seed: int) -> Program:
     """The program of a seed."""
     draw = np.random.Generator(np.random.Philox(key=[seed, 1 << 40]))
-    blocks = [_block(draw, seed, i) for i in range(draw.integers(1, 4))]
+    blocks = [_block(draw, seed, i) for i in range(draw.choice([1, 1, 2, 3]))]
     ops = [_op(draw, i) for i in range(draw.integers(1, 5))]
     return Program(seed, ops, blocks, int(draw.integers(1, 4)))
 
@@ -129,7 +169,7 @@ def _block(draw: np.random.Generator, seed: int, number: int) -> Block:
         e = int(draw.integers(*exponents))
         n = np.round(draw.standard_normal(size) * 2.0**e)
         lattices[name] = Lattice(torch.from_numpy(n).to(dtype), e)
-    most, tape.MAX_LANES = tape.MAX_LANES, int(draw.integers(2, 24))
+    most, tape.MAX_LANES = tape.MAX_LANES, int(draw.integers(5, 24))
     lanes = Lanes(size, (seed, number))
     tape.MAX_LANES = most
     return Block(lattices, lanes, torch.zeros(size, dtype=torch.float64))
@@ -144,10 +184,10 @@ def _op(draw: np.random.Generator, number: int) -> Op:
         return (part.value(others[0]) - part.gradient * part["scale"]) * strength
 
     def factor(part: Part) -> float:
-        return part["c"] if target == "a" or part["scale"] < 1 else 1 / part["c"]
+        return part["c"] if target == "a" or part["scale"] < 0 else 1 / part["c"]
 
     def to_sphere(world: World) -> float:
-        return math.exp(strength) * math.sqrt(sum(p.size for p in world.parts) / (1e-3 + world.square(target)))
+        return math.exp(10 * strength) * math.sqrt(sum(p.size for p in world.parts) / (1e-3 + world.square(target)))
 
     def pairs(part: Part):
         if part.size < 2:

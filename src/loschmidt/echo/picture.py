@@ -30,7 +30,7 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
     top.plot([x["step"] for x in out], [x["train_accuracy"] for x in out], color=_OUT, lw=1, ls=":")
     top.plot([], [], color="0.4", lw=1, ls=":", label="(dotted: on the training set)")
     top.set(ylabel="test accuracy", ylim=(-0.03, 1.05))
-    fig.legend(loc="outside lower center", ncols=4, frameon=False)
+    fig.legend(loc="outside lower center", ncols=2, frameon=False)
     top.set_title(
         f"{run['task']}, {run['optimizer']}: {turn:,} steps of training, and the way back", loc="left", fontsize=12
     )
@@ -41,7 +41,7 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
     for ax in (top, bottom):
         ax.axvline(turn, color="0.6", lw=1)
         ax.spines[["top", "right"]].set_visible(False)
-    top.annotate("the turn", (turn, 0.5), xytext=(4, 0), textcoords="offset points", color="0.4", rotation=90)
+    top.annotate("the turn", (turn, 0.15), xytext=(4, 0), textcoords="offset points", color="0.4", rotation=90)
     with written_atomically(path) as temporary:
         fig.savefig(temporary, dpi=130)
     plt.close(fig)
@@ -61,3 +61,4 @@ def _distances(ax: Any, perturbed: list[dict], back: list[dict], end: int) -> No
         ax.annotate("exactly 0", (end, floor), xytext=(0, 6), textcoords="offset points", ha="right", color=_EXACT)
     ax.set_ylabel("distance from the\npath of training")
     ax.set_ylim(floor / 3, None)
+    ax.set_yticks([tick for tick in ax.get_yticks() if floor * 10 < tick <= ax.get_ylim()[1]])

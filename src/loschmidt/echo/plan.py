@@ -35,7 +35,7 @@ class LegPlan(BaseModel):
 
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "modular-addition": {
-        # A pilot over seeds 0 to 9: H moves by 1e-3 to 2e-3 (seed 9: 2e-2), test accuracy 0.9 after 3,300 to 8,400 steps.
+        # Pilot, seeds 0 to 9: H moves by 1e-3 to 2e-3 (seed 9: 2e-2); 0.9 of the test set after 3,300 to 8,400 steps.
         "ECD": {
             "settings": {"lr": 0.03, "eta": 1.0, "weight_decay": 2e-3},
             "steps": 10_000,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 Run = dict[str, Any]
 
@@ -87,3 +88,17 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "in floats, steps back": _floats,
     "... friction alone": _float_theory,
 }
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The same facts as a Markdown table, for documentation."""
+    lines = ["| | " + " | ".join(run["optimizer"] for run in runs) + " |", "|---|" + "---|" * len(runs)]
+    for name, fact in _FACTS.items():
+        cells = [_plain(fact(run)) for run in runs]
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cell or "-" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain.replace("\n", ", ")

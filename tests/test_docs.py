@@ -1,0 +1,63 @@
+"""What the documentation shows is run, and what it claims in numbers is what was recorded."""
+
+import doctest
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loschmidt.echo.table import markdown
+from loschmidt.optim import replay
+from loschmidt.trajectory import trajectory
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_examples_of_a_page_run_in_order(page, capsys):
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("module", [trajectory, sys.modules[replay.__module__]], ids=lambda m: m.__name__)
+def test_docstring_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 3
+    assert result.failed == 0
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_readme_shows_the_recorded_echo():
+    results = json.loads((ROOT / "benchmarks/results/echo.json").read_text())
+    assert markdown(results["runs"]) in (ROOT / "README.md").read_text()
+
+
+def test_costs_page_shows_the_recorded_step_times():
+    rows = json.loads((ROOT / "benchmarks/results/step-time.json").read_text())["rows"]
+    page = (ROOT / "docs/what-it-costs.md").read_text()
+    for row in rows:
+        line = f"| {row['optimizer']} | {row['step_over_torch_adamw']:.2f} | {row['back_over_forward']:.2f} |"
+        assert line in page
+
+
+def test_readme_names_the_two_commands_and_make_has_them():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for command in ("echo", "test"):
+        assert f"make {command}" in readme
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_make_knows_its_targets():
+    listed = subprocess.run(["make", "-n", "echo"], cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0 and "loschmidt echo" in listed.stdout

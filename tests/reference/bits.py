@@ -10,7 +10,8 @@ State = dict[str, torch.Tensor]
 
 def raw(x: torch.Tensor) -> torch.Tensor:
     """A copy of the tensor's bytes, so that -0.0 and 0.0 differ and comparisons are of integers."""
-    return x.detach().reshape(-1).clone().view(torch.uint8)
+    x = x.detach().reshape(-1).clone()
+    return x.view(torch.uint8) if x.numel() else torch.empty(0, dtype=torch.uint8)
 
 
 def bits_of_lanes(lanes) -> State:

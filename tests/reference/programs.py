@@ -2,8 +2,8 @@
 
 A program is a function of its seed. It holds one to three blocks of 3 to 20 elements (int64 or int32, one lane an
 element or fewer), each cut into parts of which some sit out a step, and one to four ops of any kind in any order.
-Some gradients are huge, so that lattices are coarsened on demand; now and then a step is refused, and must then
-have changed nothing.
+Some gradients are huge, so that lattices (zero at first, or not) are coarsened on demand; now and then a step is
+refused, and must then have changed nothing.
 """
 
 import itertools
@@ -54,7 +54,7 @@ class Program:
         world = World([], step=step, fixed=frozenset({"a"}), scalars=scalars or {}, coarsened=coarsened or [])
         for block in self.blocks:
             size = len(block.gradient)
-            huge = 2.0 ** draw.integers(20, 45) if draw.random() < 0.05 else 1.0
+            huge = 2.0 ** draw.integers(20, 45) if draw.random() < 0.1 else 1.0
             block.gradient.copy_(torch.from_numpy(draw.standard_normal(size) * huge))
             cuts = sorted({0, size, *draw.integers(0, size, 2).tolist()})
             for start, stop in itertools.pairwise(cuts):
@@ -133,7 +133,8 @@ class Program:
         return Counter(
             programs=1,
             refused=any(not taken for *_, taken in self.records),
-            coarsened=any(coarsened for _, coarsened, _ in self.records),
+            coarsened=any(bits > 0 for _, coarsened, _ in self.records for *_, bits in coarsened),
+            coarsened_while_zero=any(bits < 0 for _, coarsened, _ in self.records for *_, bits in coarsened),
             rescaled=any(scalars for scalars, *_ in self.records),
             int32=any(block.lattices["a"].n.dtype == torch.int32 for block in self.blocks),
             words_written=any(x.words for x in lanes),
@@ -167,7 +168,7 @@ def _block(draw: np.random.Generator, seed: int, number: int) -> Block:
     lattices = {}
     for name in NAMES:
         e = int(draw.integers(*exponents))
-        n = np.round(draw.standard_normal(size) * 2.0**e)
+        n = np.round(draw.standard_normal(size) * 2.0**e) * (name == "a" or draw.random() < 0.5)
         lattices[name] = Lattice(torch.from_numpy(n).to(dtype), e)
     most, tape.MAX_LANES = tape.MAX_LANES, int(draw.integers(5, 24))
     lanes = Lanes(size, (seed, number))

@@ -44,10 +44,12 @@ class Shear:
     """target += increment(part), rounded to the lattice. Free.
 
     `increment` returns float64 real units, shape (part.size,), from anything but the target; or None for nothing.
+    `spare`: bits of room above the first update, where that chooses the lattice's resolution (see `make_room`).
     """
 
     target: str
     increment: Callable[[Part], torch.Tensor | None]
+    spare: int = 0
 
     def do(self, world: World) -> None:
         """Add; nothing is changed if any part's increment is refused."""
@@ -64,7 +66,9 @@ class Shear:
             key = id(piece[0].block)
             worst[key] = max(worst.get(key, piece), piece, key=lambda p: p[2])
         coarser = [
-            world.make_room(p.block, self.target, peak, who=lambda p=p, u=u: p.name_of(p.start + _worst(u)))
+            world.make_room(
+                p.block, self.target, peak, spare=self.spare, who=lambda p=p, u=u: p.name_of(p.start + _worst(u))
+            )
             for p, u, peak in worst.values()
         ]
         for part, units, peak in self._pieces(world) if any(coarser) else pieces:

@@ -99,7 +99,8 @@ class World:
         step: index of the step, 0 at the first.
         seed: key of random draws.
         scalars: data-dependent numbers that the way back needs, by name; recorded.
-        coarsened: (op, block, bits) of lattices made coarser to hold a large value; recorded.
+        coarsened: (op, block, bits) of lattices made coarser to hold a large value, bits negative where the
+            lattice was still zero and nothing went on the tape; recorded.
         fixed: names of lattices that must not be coarsened.
         carried: scalars recorded by earlier steps and still known.
         position: index of the op in progress.
@@ -135,9 +136,18 @@ class World:
             part.forget(name)
 
     def make_room(
-        self, block: Block, target: str, extra: float, growth: float = 1.0, who: Callable[[], str] = lambda: "momentum"
+        self,
+        block: Block,
+        target: str,
+        extra: float,
+        growth: float = 1.0,
+        spare: int = 0,
+        who: Callable[[], str] = lambda: "momentum",
     ) -> bool:
         """Coarsen a lattice (a contraction by a power of two, on the tape) until |n| * growth + extra fits.
+
+        A lattice that is still zero everywhere has nothing to remember: its resolution is chosen without bits on
+        the tape, and leaves `spare` bits of room above the first update.
 
         Returns:
             Whether it had to.
@@ -147,7 +157,8 @@ class World:
         """
         lattice, did = block.lattices[target], False
         while not lattice.has_room(extra, growth):
-            reached = (lattice.bound * growth + extra) * 2.0**-lattice.exponent
+            needed = lattice.bound * growth + extra
+            reached = needed * 2.0**-lattice.exponent
             if target in self.fixed or not reached < lattice.limit:
                 end = lattice.limit * 2.0**-lattice.exponent
                 raise LatticeOverflow(
@@ -155,11 +166,16 @@ class World:
                     f"past its end at {end:.3g}.",
                     "lower lr (a diverging run needs this), clip the gradient, or pass a coarser resolution.",
                 )
-            bits = 1 if lattice.exponent < 3 else 3
-            contract_(lattice.n, 0, block.lanes, 1, 1 << bits)
+            bits = math.frexp(needed / lattice.limit)[1]
+            if lattice.bound == 0:
+                bits = min(bits + spare, lattice.exponent)
+            else:
+                bits = min(bits, 3, lattice.exponent)
+                contract_(lattice.n, 0, block.lanes, 1, 1 << bits)
+                lattice.bound = lattice.bound / 2**bits + 1
             lattice.exponent -= bits
-            lattice.bound, extra, did = lattice.bound / 2**bits + 1, extra / 2**bits, True
-            self.coarsened.append((self.position, self.blocks.index(block), bits))
+            self.coarsened.append((self.position, self.blocks.index(block), bits if lattice.bound else -bits))
+            extra, did = extra / 2**bits, True
             self.changed(target)
         return did
 
@@ -189,9 +205,12 @@ class World:
         while self.coarsened and self.coarsened[-1][0] == self.position:
             _, index, bits = self.coarsened.pop()
             lattice = blocks[index].lattices[target]
-            uncontract_(lattice.n, 0, blocks[index].lanes, 1, 1 << bits)
-            lattice.exponent += bits
-            lattice.bound = math.inf
+            if bits > 0:
+                uncontract_(lattice.n, 0, blocks[index].lanes, 1, 1 << bits)
+                lattice.bound = math.inf
+            elif peak(lattice.n):
+                continue  # off the recorded path, on which it is zero here: the coarse resolution stays
+            lattice.exponent += abs(bits)
             self.changed(target)
 
     def checksum(self, with_loss: bool) -> int:

@@ -67,7 +67,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         refuse_options(type(self).__name__, options or {}, defaults)
         self.resolution, self.lattice, self.seed = resolution, lattice, seed
         e = exact.exponent_of(resolution)
-        finer = {k: e if r is None else max(e, exact.exponent_of(r)) for k, r in self.lattices.items()}
+        finer = {k: e if r is None else max(e, round(-math.log2(r))) for k, r in self.lattices.items()}
         self._exponents = {"q": e} | finer
         self.tape, self.journal, self.passes = Tape(), Journal(), Passes()
         self.carried: dict[str, float] = {}

@@ -1,7 +1,8 @@
 """A run in one safetensors file: integers, tape, journal and buffers as tensors, all else as JSON in its header."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import DamagedFile, InvalidSetting, LoschmidtError
+from ..exact import digest
 from ..files import written_atomically
 from ..optim import ReversibleOptimizer
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
+from . import surroundings
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -25,14 +28,14 @@ FORMAT = "1"
 
 def save(traj: "Trajectory", path: str | PathLike) -> None:
     """Write the run; an existing file is replaced only when the new one is complete."""
-    opt, path = traj.optimizer, Path(path)
-    path = path / "run.safetensors" if path.is_dir() else path
+    opt, path = traj.optimizer, _file(path)
+    opt.name_parameters({id(p): name for name, p in traj.model.named_parameters()})  # groups may have been added
     held = opt.state_dict()
     extra = held["param_groups"][0][EXTRA]
     tensors = {f"state.{i}.{k}": v for i, s in held["state"].items() for k, v in s.items() if k != "step"}
     tensors |= {f"extra.{k}": v for k, v in extra.items() if k != "meta"}
     tensors |= {f"buffer.{name}": value for name, value in traj.buffers.values().items()}
-    tensors |= {f"untracked.{name}": p.detach() for name, p in traj.untracked.items()}
+    tensors |= {f"untracked.{name}": p.detach() for name, p in surroundings.untracked(traj).items()}
     about = {
         "optimizer": type(opt).__name__,
         "defaults": _plain(opt.defaults),
@@ -42,6 +45,7 @@ def save(traj: "Trajectory", path: str | PathLike) -> None:
             for g, group in enumerate(opt.param_groups)
         ],
         "meta": extra["meta"],
+        "layout": _layout(traj.model),
         "seed": traj.seed,
         "first": traj.first,
         "base_lr": traj.base_lr,
@@ -52,8 +56,24 @@ def save(traj: "Trajectory", path: str | PathLike) -> None:
         "digest": traj.digest(),
     }
     tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
+    text = json.dumps(about)
     with written_atomically(path) as temporary:
-        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": json.dumps(about)})
+        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": text, "digest": _digest(text, tensors)})
+
+
+def _file(path: str | PathLike) -> Path:
+    path = Path(path)
+    return path / "run.safetensors" if path.is_dir() else path
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    return digest([text, *(x for name in sorted(tensors) for x in (name, tensors[name]))])
+
+
+def _layout(model: nn.Module) -> dict[str, str]:
+    """What the weights of a run fit: name -> dtype and shape of each parameter and buffer."""
+    named = [("parameter", model.named_parameters()), ("buffer", _buffers(model).items())]
+    return {f"{kind} {name}": f"{x.dtype} {tuple(x.shape)}" for kind, items in named for name, x in items}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -69,29 +89,30 @@ def load(
     lr: Callable | None,
     after_backward: Callable | None,
 ) -> "Trajectory":
-    """Inverse of `save`; the digest of what was read must be the one that was written."""
-    path = Path(path)
-    path = path / "run.safetensors" if path.is_dir() else path
+    """Inverse of `save`. The file is checked before the model is touched, and put back if it is refused later."""
+    path = _file(path)
     tensors, about = _read(path)
-    opt = _optimizer(about, model)
-    _fill(tensors, "untracked", dict(model.named_parameters()), path)
-    state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
-    groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
-    for group, mine in zip(groups, opt.param_groups, strict=True):
-        group["params"] = list(range(len(mine["params"])))
-    extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
-    groups[0][EXTRA] = extra | {"meta": about["meta"]}
-    opt.load_state_dict({"state": state, "param_groups": groups})
-    _fill(tensors, "buffer", _buffers(model), path)
-    traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
-    traj.first, traj.base_lr = about["first"], about["base_lr"]
-    for name, module in model.named_modules():
-        module.training = about["modes"].get(name, module.training)
-    traj._adopt_surroundings()
-    if traj.digest() != about["digest"]:
-        raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
-    traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
-    traj.check_world()
+    _refuse_other_architecture(path, about["layout"], _layout(model))
+    with _put_back_on_failure(model):
+        opt = _optimizer(about, model)
+        _fill(tensors, "untracked", dict(model.named_parameters()))
+        state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
+        groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
+        for group, mine in zip(groups, opt.param_groups, strict=True):
+            group["params"] = list(range(len(mine["params"])))
+        extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
+        groups[0][EXTRA] = extra | {"meta": about["meta"]}
+        opt.load_state_dict({"state": state, "param_groups": groups})
+        _fill(tensors, "buffer", _buffers(model))
+        traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
+        traj.first, traj.base_lr = about["first"], about["base_lr"]
+        for name, module in model.named_modules():
+            module.training = about["modes"].get(name, module.training)
+        traj._adopt_surroundings()
+        if traj.digest() != about["digest"]:
+            raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
+        traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
+        traj.check_world()
     return traj
 
 
@@ -100,31 +121,52 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise DamagedFile(f"there is no saved run at {path}.", "give the path that was given to save().")
     try:
         with safe_open(path, "pt") as f:
-            metadata = f.metadata() or {}
-            if "loschmidt" not in metadata:
-                raise DamagedFile(f"{path} is not a run saved by loschmidt.", "give the path that was given to save().")
-            if metadata["loschmidt"] != FORMAT:
-                raise DamagedFile(
-                    f"{path} has format {metadata['loschmidt']}; this version reads {FORMAT}.",
-                    "use the version of loschmidt that wrote it.",
-                )
-            return {k: f.get_tensor(k) for k in f.keys()}, json.loads(metadata["about"])  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+            metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFile(f"{path} cannot be read: {error}.", "use another copy.") from error
+    if "loschmidt" not in metadata:
+        raise DamagedFile(f"{path} is not a run saved by loschmidt.", "give the path that was given to save().")
+    if metadata["loschmidt"] != FORMAT:
+        raise DamagedFile(
+            f"{path} has format {metadata['loschmidt']}; this version reads {FORMAT}.",
+            "use the version of loschmidt that wrote it.",
+        )
+    text = metadata.get("about", "")
+    if metadata.get("digest") != _digest(text, tensors):
+        raise DamagedFile(f"{path} is not what was saved: its digest differs.", "use another copy.")
+    return tensors, json.loads(text)
+
+
+def _refuse_other_architecture(path: Path, saved: dict[str, str], present: dict[str, str]) -> None:
+    for name in dict.fromkeys([*saved, *present]):
+        theirs, ours = saved.get(name, "none"), present.get(name, "none")
+        if theirs != ours:
+            raise InvalidSetting(
+                f"the model is not that of {path}. {name}: {theirs} there, {ours} here.",
+                "build the model as for the run.",
+            )
+
+
+@contextmanager
+def _put_back_on_failure(model: nn.Module) -> Iterator[None]:
+    tensors = [*model.parameters(), *_buffers(model).values()]
+    held, modes = [x.detach().clone() for x in tensors], [(m, m.training) for m in model.modules()]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for x, value in zip(tensors, held, strict=True):
+                x.copy_(value)
+        for module, mode in modes:
+            module.training = mode
+        raise
 
 
 def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
     kind, known = about["optimizer"], ReversibleOptimizer.registry
     if kind not in known:
         raise InvalidSetting(f"the run was made with optimizer {kind}.", "import the module that defines it first.")
-    parameters = dict(model.named_parameters())
-    missing = [n for g in about["groups"] for n in g["names"] if n not in parameters]
-    if missing:
-        raise InvalidSetting(
-            f"the model has no parameter {missing[0]!r} ({len(missing)} of the run's are missing).",
-            "build the model as for the run.",
-        )
-    meta = json.loads(about["meta"])
+    parameters, meta = dict(model.named_parameters()), json.loads(about["meta"])
     lattice = {"int64": torch.int64, "int32": torch.int32}[meta["lattice"]]
     groups = [{"params": [(n, parameters[n]) for n in g["names"]]} for g in about["groups"]]
     try:
@@ -140,16 +182,8 @@ def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     return {f"{m}.{a}".lstrip("."): b for m, module in modules for a, b in module._buffers.items() if b is not None}
 
 
-def _fill(tensors: dict[str, torch.Tensor], kind: str, into: dict[str, torch.Tensor], path: Path) -> None:
+def _fill(tensors: dict[str, torch.Tensor], kind: str, into: dict[str, torch.Tensor]) -> None:
     for key, value in tensors.items():
         if key.startswith(f"{kind}."):
-            name = key.removeprefix(f"{kind}.")
-            target = into.get(name)
-            if target is None or target.shape != value.shape:
-                has = "none" if target is None else f"shape {tuple(target.shape)}"
-                raise InvalidSetting(
-                    f"{path} has {kind} {name} of shape {tuple(value.shape)}; the model has {has}.",
-                    "build the model as for the run.",
-                )
             with torch.no_grad():
-                target.copy_(value)
+                into[key.removeprefix(f"{kind}.")].copy_(value)

@@ -39,8 +39,11 @@ def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tens
     return loss
 
 
-def preflight(traj: "Trajectory") -> None:
+def preflight(traj: "Trajectory") -> bool:
     """Compare two evaluations of the present step, bit by bit. Buffers and random states are the caller's care.
+
+    Returns:
+        Whether there was something to compare: an empty batch shows nothing.
 
     Raises:
         Nondeterministic: naming the first tensor that differs.
@@ -73,6 +76,7 @@ def preflight(traj: "Trajectory") -> None:
                 "call torch.use_deterministic_algorithms(True), and draw random numbers from torch's, numpy's or "
                 "Python's global generators only.",
             )
+    return loss is not None
 
 
 def digest_of(batch: Any) -> str:

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import EditedOutside, InvalidSetting, ReplayMismatch, SourceChanged
 from ..optim import ReversibleOptimizer, flat
-from . import environment
+from . import environment, record, surroundings
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -22,6 +22,13 @@ def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, dige
         raise InvalidSetting(
             f"opt is a {type(opt).__module__}.{type(opt).__name__}, which cannot be wound back.", f"use one of {known}."
         )
+    own = {id(p) for p in model.parameters()}
+    for slot in opt._slots:
+        if id(slot.parameter) not in own:
+            raise InvalidSetting(
+                f"opt holds {slot.name}, of shape {tuple(slot.parameter.shape)}, which is no parameter of model.",
+                "construct the optimizer from this model's parameters.",
+            )
     for name, value in (("loss", loss), ("data", data)):
         if not callable(value):
             remedy = "pass a function loss(model, batch)." if name == "loss" else "wrap it: lo.data.Schedule(dataset)."
@@ -42,6 +49,12 @@ def refuse_edits(traj: "Trajectory") -> None:
             f"buffer {name} was edited since the last step.",
             "evaluate inside `with trajectory.evaluating():`; edit inside `with trajectory.edit():`.",
         )
+    for name, value in surroundings.checksums(traj).items():
+        if value != traj.untracked_bits.get(name, value):
+            raise EditedOutside(
+                f"{name}, which no param group holds, was edited since the last step.",
+                "edit inside `with trajectory.edit():`.",
+            )
     for name, module in traj.model.named_modules():
         if module.training != traj.modes.get(name, module.training):
             mode = "train" if module.training else "eval"
@@ -53,7 +66,14 @@ def refuse_edits(traj: "Trajectory") -> None:
 
 def refuse_other_data(traj: "Trajectory") -> None:
     """Raise SourceChanged if the data's fingerprint is not the recorded one."""
-    changed = traj.data.differs(traj.fingerprint) if traj.fingerprint is not None else []
+    if traj.fingerprint is None:
+        return
+    if not hasattr(traj.data, "differs"):
+        raise SourceChanged(
+            f"this run began with a Schedule; data is now a {type(traj.data).__name__}, which cannot be compared.",
+            "pass the same Schedule.",
+        )
+    changed = traj.data.differs(traj.fingerprint)
     if changed:
         raise SourceChanged(
             f"the data changed since this run began: {' '.join(changed)}", "bring back the data it began with."
@@ -78,7 +98,7 @@ def _undoes_last_step(traj: "Trajectory") -> bool:
     before = traj.digest()
     try:
         with traj.branch():
-            traj._back(traj.step)
+            traj._back(record.hold(traj))
             traj._forward()
             return traj.digest() == before
     except ReplayMismatch:

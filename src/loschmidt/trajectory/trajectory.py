@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import index
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import InvalidSetting, LoschmidtError, OutOfReach, ReplayMismatch, SourceChanged
+from ..errors import InvalidSetting, OutOfReach, SourceChanged
 from ..exact import Journal, Tape, digest, random
-from ..optim import ReversibleOptimizer, serial
-from . import environment, guard, store
+from ..optim import ReversibleOptimizer, flat, serial
+from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
 from .progress import bar
 
@@ -79,14 +80,12 @@ class Trajectory:
         self.buffers.forget()
         for name, module in model.named_modules():
             self.buffers.see(module, name)
-        held = {id(s.parameter) for s in opt._slots}
-        self.untracked = {name: p for name, p in model.named_parameters() if id(p) not in held}
-        self.base_lr = [float(group["lr"]) for group in opt.param_groups]
+        self.base_lr = [self._base_lr(group) for group in opt.param_groups]
         self.first = opt.steps
         self.fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else None
         self.environment = environment.record(guard.device_of(opt))
         self._adopt_surroundings()
-        self._loss: tuple[int, float | None] | None = None
+        self._loss: tuple[Any, float | None] | None = None
         self._checked = False
 
     # -- where it is ---------------------------------------------------------------------------------
@@ -108,18 +107,23 @@ class Trajectory:
 
     @property
     def loss(self) -> float | None:
-        """Loss at the present state on this step's batch (None if that is empty); evaluated when asked for."""
-        if self._loss is None or self._loss[0] != self.step:
+        """Loss at the present state and mode on this step's batch (None if that is empty); evaluated when asked for."""
+        now = self._point()
+        if self._loss is None or self._loss[0] != now:
             with self._undisturbed(), torch.no_grad():
                 value = evaluate(self, self.step, backward=False)
-            self._loss = self.step, None if value is None else float(value)
+            self._loss = now, None if value is None else float(value)
         return self._loss[1]
 
+    def _point(self) -> Any:
+        """What the loss hangs on: step, weights (their version counters), modes."""
+        versions = [p._version for p in self.model.parameters()]
+        return self.step, versions, [m.training for m in self.model.modules()]
+
     def digest(self) -> str:
-        """Hex digest of lattice state, step counts, tape, buffers and untracked parameters: equal <=> same bits."""
-        self.buffers.changed(full=True)
-        rest = [x for name, value in sorted(self.buffers.values().items()) for x in (name, value)]
-        rest += [x for name, p in sorted(self.untracked.items()) for x in (name, p)]
+        """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits."""
+        rest = [x for name, (value, _) in sorted(self.buffers.snapshot().items()) for x in (name, value)]
+        rest += [x for name, p in sorted(surroundings.untracked(self).items()) for x in (name, p)]
         return digest([self.optimizer.digest(), *rest])
 
     # -- moving --------------------------------------------------------------------------------------
@@ -146,11 +150,12 @@ class Trajectory:
         target = self._reachable(step)
         with random.isolated():
             self._check_surroundings()
-            verified, back = self.step, target < self.step
+            back = target < self.step
+            good = record.hold(self) if back and record.ahead(self, target) else None
             with bar(f"{'back' if back else 'forward'} to step {target}", abs(target - self.step), progress) as tick:
                 while self.step != target:
                     if back:
-                        verified = self._back(verified)
+                        good = self._back(good)
                     else:
                         self._forward()
                     tick()
@@ -162,57 +167,41 @@ class Trajectory:
         step, opt = self.step, self.optimizer
         if self.lr is not None:
             factor = float(self.lr(step))
+            self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 group["lr"] = base * factor
         opt.step(lambda: self._passes(step))
-        self._loss = None
         if self.digest_every and self.step % self.digest_every == 0:
-            self.journal.annotate(digests=opt.tensor_digests(), batch=digest_of(self.data(step)))
+            record.write(self, step)
 
-    def _back(self, verified: int) -> int:
-        """Undo one step. Returns the last step that was found to be as recorded."""
+    def _back(self, good: record.Good | None = None) -> record.Good | None:
+        """Undo one step. Returns the last state that was found to be as recorded."""
+        good = record.compare(self, good)
         entry, step = self.journal.peek()[1], self.step - 1
-        if "digests" in entry and self.step > self.journal.verified_from:
-            now = self.optimizer.tensor_digests()
-            wrong = next((name for name, value in entry["digests"].items() if now.get(name) != value), None)
-            if wrong is not None:
-                raise self._retreat(wrong, verified)
-            verified = self.step
         if "batch" in entry and digest_of(self.data(step)) != entry["batch"]:
             raise SourceChanged(
                 f"the batch of step {step} is not the one that this step was taken with.",
                 "bring the dataset and the batch source back to what they were.",
             )
         loss = self.optimizer.unstep(lambda: self._passes(step))
-        self._loss = step, None if loss is None else float(loss.detach())
-        return verified
-
-    def _retreat(self, wrong: str, verified: int) -> ReplayMismatch:
-        """The state differs from its digest: go forward again to the last step that did not."""
-        at, verified_from = self.step, self.journal.verified_from
-        seen = f"on the way back, {wrong} at step {at} differs from the digest in the journal (a bit of it, of the "
-        seen += "tape, or of the optimizer's state has changed in memory)."
-        try:
-            self.journal.verified_from = at
-            while self.step < verified:
-                self._forward()
-            where = f"The trajectory is at step {verified} again, the last that was as recorded."
-        except LoschmidtError as error:
-            where = f"Going forward again to step {verified} failed at step {self.step}: {error.seen}"
-        self.journal.verified_from = verified_from
-        return ReplayMismatch(f"{seen} {where}", "load the run from its last save.", at, wrong)
+        self._loss = self._point(), None if loss is None else float(loss.detach())
+        return good
 
     def _passes(self, step: int) -> torch.Tensor | None:
         """Forward and backward of a step, with the buffers noted that it changes."""
         passes = self.optimizer.passes
-        passes.visits += 1
         loss = evaluate(self, step)
+        passes.visits += 1  # after `evaluate`, which clears gradients and so begins the count anew
         passes.note(self.buffers.changed())
         return loss
 
     def _reachable(self, step: int) -> int:
-        if isinstance(step, bool) or not isinstance(step, int):
-            raise InvalidSetting(f"seek({step!r}): a step is a whole number.", "pass an int.")
+        try:
+            if isinstance(step, bool):
+                raise TypeError
+            step = index(step)
+        except TypeError:
+            raise InvalidSetting(f"seek({step!r}): a step is a whole number.", "pass an int.") from None
         first = max(self.first, self.journal.first)
         if step < first:
             why = "below 0" if step < 0 else f"below step {first}, the first that this trajectory's journal holds"
@@ -231,29 +220,38 @@ class Trajectory:
     @contextmanager
     def branch(self) -> Iterator["Trajectory"]:
         """An excursion: seek, edit, change settings at will; leaving restores the same bits. May be nested."""
-        saved = serial.snapshot(self.optimizer), self._loss, list(self.base_lr), self.first
-        untracked = {name: p.detach().clone() for name, p in self.untracked.items()}
+        flat.check_unedited(self.optimizer._slots, full=True)  # leaving would silently undo an edit
+        attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
         try:
-            with self._undisturbed():
+            with random.isolated():
                 yield self
         finally:
-            snapshot, self._loss, self.base_lr, self.first = saved
+            self.__dict__.update(attributes)
+            put_back()
             serial.restore(self.optimizer, snapshot)
-            with torch.no_grad():
-                for name, value in untracked.items():
-                    self.untracked[name].copy_(value)
 
     @contextmanager
     def edit(self) -> Iterator[nn.Module]:
         """Change weights, buffers or modes by hand; the values are taken over on leaving.
 
         Below this step the way back follows another path than the one that was recorded, and is not compared
-        with the record any more.
+        with the record any more. A change of modes alone is not such a border: steps below it are undone only
+        once the modes are again those that they were taken in.
+
+        Raises:
+            NonFinite, LatticeOverflow: a weight that has no place on the lattice. As after any exception inside,
+                everything is put back.
         """
         guard.refuse_edits(self)
-        yield self.model
-        edited = self.optimizer.adopt()
-        if self.buffers.changed(full=True) or edited:
+        put_back = surroundings.keep(self)
+        try:
+            yield self.model
+            edited = self.optimizer.adopt()
+        except BaseException:
+            put_back()
+            flat.write(self.optimizer._slots)
+            raise
+        if edited or self.buffers.changed(full=True) or surroundings.checksums(self) != self.untracked_bits:
             self.journal.verified_from = self.step
         self._adopt_surroundings()
         self._loss = None
@@ -281,8 +279,7 @@ class Trajectory:
             SourceChanged: if the batch source gives two different batches for one step.
         """
         with self._undisturbed():
-            preflight(self)
-        self._checked = True
+            self._checked = preflight(self)
 
     def check_world(self) -> None:
         """Refuse data or an environment that is not the recorded one (SourceChanged)."""
@@ -299,6 +296,11 @@ class Trajectory:
     def _adopt_surroundings(self) -> None:
         self.buffers.changed(full=True)
         self.modes = {name: m.training for name, m in self.model.named_modules()}
+        self.untracked_bits = surroundings.checksums(self)
+
+    def _base_lr(self, group: dict[str, Any]) -> float:
+        # Under torch's name for it, so that another trajectory on this optimizer does not apply a factor twice.
+        return float(group["lr"] if self.lr is None else group.setdefault("initial_lr", group["lr"]))
 
     # -- files ---------------------------------------------------------------------------------------
 

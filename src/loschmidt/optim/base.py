@@ -145,10 +145,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         except BaseException:
             run_back(kicks, world)
             raise
-        if world.step % _CHECK_RESOLUTION_EVERY == 1 and "resolution" not in self._warned:
-            self._warn_below_resolution(lost_share(drifts, world))
+        lost = lost_share(drifts, world) if world.step % _CHECK_RESOLUTION_EVERY == 1 else 0.0
         flat.write(mine)
         self._record(world, settings, active, check)
+        self._warn_below_resolution(lost, world.step)  # last: a filter may turn warnings into errors
 
     @torch.no_grad()
     def unstep(self, closure: Closure) -> Any:
@@ -372,11 +372,11 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             self._warned.add(key)
             warnings.warn(text, category, stacklevel=2)
 
-    def _warn_below_resolution(self, share: float) -> None:
+    def _warn_below_resolution(self, share: float, step: int) -> None:
         if share > _BELOW_RESOLUTION_SHARE:
             self.warn_once(
                 "resolution",
-                f"{share:.0%} of the non-zero updates of step {self.steps} are below half the resolution "
+                f"{share:.0%} of the non-zero updates of step {step} are below half the resolution "
                 f"{self.resolution:g} and move nothing. Remedy: pass a finer resolution, or raise lr.",
                 BelowResolution,
             )

@@ -276,6 +276,8 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """Add a group, at any time. Its parameters are snapped to the lattice."""
         group, at = len(self.param_groups), len(self._slots)
         params = param_group["params"]
+        if isinstance(params, set):
+            raise TypeError("parameters have no order in a set; pass a list.")
         params = [params] if isinstance(params, torch.Tensor) else list(params)
         bare = [x[1] if isinstance(x, tuple) else x for x in params]
         names = [x[0] if isinstance(x, tuple) else f"parameter {i} of group {group}" for i, x in enumerate(params)]

@@ -53,7 +53,7 @@ def refuse_parameter(p: torch.Tensor, name: str) -> None:
 
 
 def refuse_overlap(parameters: Sequence[torch.Tensor]) -> None:
-    """Raise InvalidSetting if two parameters share memory: each would overwrite the other."""
+    """Raise InvalidSetting if a parameter is given twice, or two share memory: each would overwrite the other."""
     seen: dict[int, torch.Tensor] = {}
     for p in parameters:
         if p.numel() and p.untyped_storage().data_ptr():
@@ -63,6 +63,8 @@ def refuse_overlap(parameters: Sequence[torch.Tensor]) -> None:
                     f"two parameters of shapes {tuple(other.shape)} and {tuple(p.shape)} share one memory.",
                     "tie them by assigning the same Parameter object to both modules.",
                 )
+    if len({id(p) for p in parameters}) != len(parameters):
+        raise InvalidSetting("a parameter is given twice.", "pass each parameter once (model.parameters() does).")
 
 
 def build(
@@ -85,7 +87,7 @@ def build(
     """
     named = list(parameters)
     # Everything is rounded before anything is written, so that a refused value leaves all weights as they were.
-    integers = [to_lattice(p, exponents["q"], dtype, name).view(-1) for name, p in named]
+    integers = [to_lattice(p, exponents["q"], dtype, name).reshape(-1) for name, p in named]
     slots: list[Slot] = []
     for number, device in enumerate(dict.fromkeys(p.device for _, p in named)):
         mine = [i for i, (_, p) in enumerate(named) if p.device == device]
@@ -187,9 +189,9 @@ def adopt(slots: Sequence[Slot]) -> int:
     moved: list[tuple[Slot, torch.Tensor, torch.Tensor]] = []
     for s in slots:
         lattice, p = s.block.lattices["q"], s.parameter
-        differs = (p.detach() != lattice.value(s.start, s.stop).to(p.dtype).view(p.shape)).view(-1)
+        differs = (p.detach() != lattice.value(s.start, s.stop).to(p.dtype).view(p.shape)).reshape(-1)
         if bool(differs.any()):
-            moved.append((s, differs, to_lattice(p, lattice.exponent, lattice.n.dtype, s.name).view(-1)))
+            moved.append((s, differs, to_lattice(p, lattice.exponent, lattice.n.dtype, s.name).reshape(-1)))
     for s, differs, q in moved:
         n = s.block.lattices["q"].n[s.start : s.stop]
         n.copy_(torch.where(differs, q, n))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InvalidSetting
-from ..exact import Journal, exponent_of
+from ..exact import Journal, exponent_of, to_lattice
 from . import flat
 from .settings import as_tuples
 
@@ -68,10 +68,10 @@ def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> 
     """Inverse of `state_dict`; everything is checked before anything is changed."""
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         given = hook(optimizer, given) or given
-    meta, extra = _validated(optimizer, given)
-    for s, values in zip(optimizer._slots, given["state"].values(), strict=True):
+    meta, extra, states = _validated(optimizer, given)
+    for s, values in zip(optimizer._slots, states, strict=True):
         for k in s.block.lattices:
-            s.integers(k).copy_(values[k].to(s.block.lattices[k].n.device).view(s.parameter.shape))
+            s.integers(k).copy_(values[k])
         s.count = meta["counts"][s.index]
     for (block, _), exponents in zip(flat.by_block(optimizer._slots), meta["exponents"], strict=True):
         for name, e in exponents.items():
@@ -93,7 +93,10 @@ def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> 
         hook(optimizer)
 
 
-def _validated(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _validated(
+    optimizer: "ReversibleOptimizer", given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, torch.Tensor]]]:
+    """The JSON values, the tensors, and the integers of each slot."""
     mine = type(optimizer).__name__
     groups = given.get("param_groups", [])
     extra = groups[0].get(EXTRA) if groups else None
@@ -113,18 +116,36 @@ def _validated(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> tuple
         if theirs != ours:
             raise InvalidSetting(f"this state_dict is of {what} {theirs}, the optimizer of {ours}.", f"use {theirs}.")
     exponent_of(meta["resolution"])
-    shapes = [tuple(values["q"].shape) for values in given["state"].values()]
-    expected = [tuple(s.parameter.shape) for s in optimizer._slots]
     sizes = [len(group["params"]) for group in groups]
-    if shapes != expected or sizes != [len(group["params"]) for group in optimizer.param_groups]:
-        at = next((i for i, (a, b) in enumerate(zip(shapes, expected, strict=False)) if a != b), None)
-        where = f"{len(shapes)} parameters in groups of {sizes}"
-        if at is not None:
-            where = f"parameter {at} of shape {shapes[at]}, where the optimizer has {expected[at]}"
+    if sizes != [len(group["params"]) for group in optimizer.param_groups]:
         raise InvalidSetting(
-            f"this state_dict has {where}.", "construct the optimizer with the same parameters and groups."
+            f"this state_dict has {sum(sizes)} parameters in groups of {sizes}.",
+            "construct the optimizer with the same parameters and groups.",
         )
-    return meta, extra
+    keys = [key for group in groups for key in group["params"]]  # numbers; names in torch.distributed.checkpoint
+    states = [_integers(s, given["state"].get(key), meta) for s, key in zip(optimizer._slots, keys, strict=True)]
+    return meta, extra, states
+
+
+def _integers(slot: flat.Slot, values: dict[str, Any] | None, meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The saved integers of a parameter, by lattice name."""
+    p, lattices = slot.parameter, slot.block.lattices
+    if values is None and not p.requires_grad and meta["counts"][slot.index] == 0:
+        # torch.distributed.checkpoint leaves frozen parameters out: theirs is the value that they have.
+        e = exponent_of(meta["resolution"])
+        q = to_lattice(p, e, lattices["q"].n.dtype, slot.name)
+        return {k: q if k == "q" else torch.zeros_like(q) for k in lattices}
+    values = values or {}
+    for k, lattice in lattices.items():
+        x = values.get(k)
+        seen = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else "nothing"
+        expected = f"{lattice.n.dtype} of shape {tuple(p.shape)}"
+        if seen != expected:
+            raise InvalidSetting(
+                f"this state_dict has {seen} as {k!r} of {slot.name}, where the optimizer has {expected}.",
+                "construct the optimizer with the same parameters and groups, and leave the integers as they are.",
+            )
+    return values
 
 
 def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Record:
 
 
 SGD, ADAM_, ADAMW, ECD = lo.optim.SGD, lo.optim.Adam, lo.optim.AdamW, lo.optim.ECD
-INT32 = {"lattice": torch.int32, "resolution": 2.0**-20}
+INT32 = {"lattice": torch.int32, "resolution": 2.0**-24}
 HALF = {"momentum": 0.5}
 RECORDS = {
     "sgd": Record(SGD, {"lr": 0.05, "momentum": 0.9}, torch.optim.SGD, FRICTION, lossy=HALF),
@@ -68,13 +68,8 @@ RECORDS = {
         {"lr": 0.05, "nu": 1e-3, "s": 0.5, "weight_decay": 0.2, "decoupled": True},
         bits=-math.log2(0.99),
     ),
-    "ecd-int32": Record(ECD, {"lr": 0.05, "weight_decay": 1e-3}, lattice=INT32),
+    "ecd-int32": Record(ECD, {"lr": 0.05, "delta_energy": 0.5, "weight_decay": 1e-3}, lattice=INT32),
 }
-
-
-def settings_of(name: str) -> Any:
-    """Momentum's name in the state of a record's optimizer."""
-    return "m" if RECORDS[name].ours in (ADAM_, ADAMW) else "p"
 
 
 class Digits:

@@ -1,0 +1,241 @@
+"""Each optimizer trains as torch's (or the published one) does, costs the bits it should, and walks back exactly."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import loschmidt as lo
+from reference.bits import damage, differences
+from reference.optimizers import RECORDS, Digits, Loop
+
+LIKE_TORCH = [name for name, record in RECORDS.items() if record.follows]
+
+
+# -- the same training -----------------------------------------------------------------------------------
+
+
+def trained(name, ours, seed=0, dtype=torch.float64, steps=100):
+    record, task = RECORDS[name], Digits(seed, dtype)
+    build = record.build if ours else lambda params: record.follows(params, **record.settings)
+    return task.train(build(task.model.parameters()), steps), task.loss()
+
+
+@pytest.mark.parametrize("name", LIKE_TORCH)
+def test_trains_as_torch_does_in_float64(name):
+    (ours, _), (torchs, _) = trained(name, True), trained(name, False)
+    apart = max(float((a - b).abs().max()) for a, b in zip(ours, torchs, strict=True))
+    assert apart <= 1e-6 * max(float(b.abs().max()) for b in torchs)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw-decayed"])
+def test_trains_as_torch_does_in_float32_up_to_seed_noise(name):
+    losses = [trained(name, False, seed, torch.float32)[1] for seed in range(3)]
+    noise = torch.tensor(losses).std()
+    assert abs(trained(name, True, 0, torch.float32)[1] - losses[0]) < 0.1 * noise
+
+
+PUBLISHED = json.loads(Path(__file__).with_name("reference").joinpath("published_ecd.json").read_text())
+FEATURES, LABELS = (torch.tensor(x, dtype=torch.float64) for x in PUBLISHED["logistic_data"].values())
+
+
+def zakharov(x):
+    s = (0.5 * torch.arange(1, len(x) + 1) * x).sum()
+    return x.square().sum() + s**2 + s**4
+
+
+PROBLEMS = {
+    "rosenbrock": lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2,
+    "zakharov": zakharov,
+    "ackley": lambda x: (
+        -20 * torch.exp(-0.2 * x.square().mean().sqrt()) - torch.exp(torch.cos(2 * math.pi * x).mean()) + 20 + math.e
+    ),
+    "logistic": lambda w: F.binary_cross_entropy_with_logits(FEATURES @ w, LABELS),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: case["name"])
+def test_ecd_follows_the_published_one(case):
+    s, loss_of = case["settings"], PROBLEMS[case["problem"]]
+    x = torch.nn.Parameter(torch.tensor(case["start"], dtype=torch.float64))
+    opt = lo.optim.ECD(
+        [x],
+        **{k: s[k] for k in ("lr", "eta", "F0", "s", "nu")},
+        delta_energy=s["deltaEn"],
+        conserve="rescale" if s["consEn"] else "none",
+        weight_decay=s.get("weight_decay", 0.0),
+        resolution=2.0**-48,
+    )
+    points = {point["step"]: point for point in case["trajectory"]}
+    for step in range(51):
+        opt.zero_grad()
+        loss = loss_of(x)
+        loss.backward()
+        if step in points:
+            position = torch.tensor(points[step]["position"], dtype=torch.float64)
+            assert (x.detach() - position).abs().max() <= 1e-6 * position.abs().max()
+            assert loss.item() == pytest.approx(points[step]["loss"], rel=1e-6)
+        opt.step(loss=loss)
+
+
+# -- the bill --------------------------------------------------------------------------------------------
+
+BILLS = {
+    "sgd": (0.1520, 0.1524),
+    "adamw": (0.1534, 0.1540),
+    "ecd": (0.0, 0.0),
+    "ecd-decoupled-scattered": (0.01449, 0.0145),
+}
+
+
+def quadratic(name, steps, size=50, dtype=torch.float32, **changes):
+    """An optimizer after steps on a noisy quadratic, and its parameter."""
+    draw = torch.Generator().manual_seed(0)
+    w = torch.nn.Parameter(torch.randn(size, generator=draw).to(dtype))
+    opt = RECORDS[name].build([w], **changes)
+    given = {"loss": 1.0} if opt.needs_loss else {}
+    for _ in range(steps):
+        w.grad = 0.1 * (w.detach() + torch.randn(size, generator=draw).to(dtype))
+        opt.step(**given)
+    return opt, w
+
+
+@pytest.mark.parametrize("name", BILLS)
+def test_bits_per_parameter_and_step(name):
+    low, high = BILLS[name]
+    record, (opt, _) = (
+        RECORDS[name],
+        quadratic(name, 2000, delta_energy=1.0) if "ecd" in name else quadratic(name, 2000),
+    )
+    assert low <= opt.tape.bits_per_parameter_step <= high
+    assert opt.tape.bits_per_parameter_step == pytest.approx(record.bits, rel=1e-6)
+    assert opt.price() == pytest.approx(record.bits, rel=1e-9)
+    assert opt.tape.element_steps == 2000 * 50
+    assert opt.journal.bytes < 8 * 2000 + 100
+    assert opt.tape.bytes <= opt.tape.bits / 8 + 50 * (8 + 2)  # a head each, and the words that its first 40 bits allow
+
+
+def test_every_price_is_the_one_in_theory():
+    for name, record in RECORDS.items():
+        opt, _ = quadratic(name, 3)
+        assert record.bits is None or opt.price() == pytest.approx(record.bits, rel=1e-9), name
+
+
+# -- there and back --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*energy shell")
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_plain_loop_walks_back_and_forth(name):
+    loop = Loop(name)
+    start = loop.bits()
+    turn = loop.forward(50).bits()
+    assert len(differences(start, turn)) > 10
+    digest = loop.optimizer.digest()
+    assert not differences(start, loop.back(50).bits())
+    assert (loop.optimizer.journal.bytes, loop.optimizer.tape.bits) == (0, 0)
+    assert not differences(turn, loop.forward(50).bits())
+    assert loop.optimizer.digest() == digest
+
+
+DAMAGES = {
+    "sgd": ["q", "p", "head", "word", "check"],
+    "sgd-int32": ["q", "p", "word"],
+    "adamw": ["q", "m", "v", "head", "word", "check"],
+    "ecd": ["q", "p", "check"],
+    "ecd-rescale": ["q", "p", "head", "scalar", "check"],
+    "ecd-int32": ["q", "p"],
+}
+
+
+@pytest.mark.parametrize(("name", "place"), [(n, p) for n, places in DAMAGES.items() for p in [*places, "nowhere"]])
+def test_a_plain_loop_does_not_walk_back_from_damage(name, place):
+    loop = Loop(name, **RECORDS[name].lossy)
+    start = loop.bits()
+    loop.forward(20)
+    if place != "nowhere":
+        damage(loop.optimizer, place)
+    try:
+        returned = not differences(start, loop.back(20).bits())
+    except lo.ReplayMismatch:
+        returned = False
+    assert returned is (place == "nowhere")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ecd-rescale"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_walk_back(name, dtype):
+    loop = Loop(name, dtype)
+    start = loop.bits()
+    assert not differences(start, loop.forward(15).back(15).bits())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ecd"])
+def test_without_replay_going_back_is_refused(name):
+    loop = Loop(name, replay=False).forward(5)
+    turn, digest = loop.bits(), loop.optimizer.digest()
+    with pytest.raises(lo.ReplayMismatch, match=r"replay") as caught:
+        loop.back(1)
+    assert caught.value.step == 4
+    assert loop.optimizer.digest() == digest
+    assert not differences(turn, loop.bits())
+
+
+def test_batchnorm_alone_needs_replay_too():
+    """Its gradient is the same again; only the running statistics would be wrong."""
+    loop = Loop("sgd", replay=False)
+    loop.model[3].p = 0.0
+    turn = loop.forward(5).bits()
+    with pytest.raises(lo.ReplayMismatch, match=r"buffer.*BatchNorm.*replay"):
+        loop.back(1)
+    assert not differences(turn, loop.bits())
+
+
+def test_rescaling_pays_and_is_paid_and_counts_what_it_skips():
+    loop = Loop("ecd-rescale")
+    with pytest.warns(RuntimeWarning, match="above the energy shell"):
+        loop.forward(60)
+    opt = loop.optimizer
+    scalars = [entry.get("scalars", {}) for entry in opt.journal.entries.values()]
+    factors = [s["rescale"] for s in scalars if "rescale" in s]
+    size = sum(p.numel() for p in loop.model.parameters())
+    assert opt.tape.bits == pytest.approx(-size * sum(map(math.log2, factors)), rel=1e-5)
+    assert min(factors) < 1 < max(factors)
+    assert opt.skipped_rescales == sum("skipped" in s for s in scalars) > 0
+    assert len(factors) + opt.skipped_rescales == 59  # the first step sets the shell
+    loop.back(60)
+    assert opt.skipped_rescales == 0
+
+
+@pytest.mark.parametrize("name", ["sgd-int32", "ecd-int32"])
+def test_int32_is_close_to_int64(name):
+    record = RECORDS[name]
+    ends = []
+    for lattice in (record.lattice, {}):
+        task = Digits(0, torch.float64)
+        task.train(replace(record, lattice=lattice).build(task.model.parameters()), 40)
+        ends.append(task.loss())
+    assert ends[0] == pytest.approx(ends[1], rel=1e-3)
+    assert ends[0] != ends[1]
+
+
+def test_large_gradients_and_growing_ones_walk_back():
+    """Gradients far apart make Adam's lattices coarser on the way; the bits of that are on the tape."""
+    w = torch.nn.Parameter(torch.ones(4, dtype=torch.float64))
+    opt = lo.optim.Adam([w])
+    start = opt.digest()
+
+    def passes(step):
+        w.grad = torch.full_like(w, 60.0 * 7.0**step)
+
+    for step in range(6):
+        passes(step)
+        opt.step()
+    assert opt.tape.bits > 4 * 6 * RECORDS["adam"].bits + 4
+    for step in reversed(range(6)):
+        opt.unstep(lambda step=step: passes(step))
+    assert opt.digest() == start

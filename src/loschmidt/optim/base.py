@@ -13,7 +13,7 @@ from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
 from . import flat, serial
 from .mismatch import other_gradient, refuse_other_gradients, refuse_unrecorded
 from .replay import Passes
-from .settings import Settings, pack, present, refuse_options, require_number, unpack
+from .settings import Settings, pack, present, refuse_options, require, require_number, unpack
 
 Closure = Callable[[], Any]
 
@@ -65,6 +65,8 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         options: dict[str, Any] | None = None,
     ):
         refuse_options(type(self).__name__, options or {}, defaults)
+        known = lattice in (torch.int64, torch.int32)
+        require(known, "lattice", lattice, "not a supported type of integer", "use torch.int64 or torch.int32.")
         self.resolution, self.lattice, self.seed = resolution, lattice, seed
         e = exact.exponent_of(resolution)
         finer = {k: e if r is None else max(e, round(-math.log2(r))) for k, r in self.lattices.items()}

@@ -18,12 +18,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..errors import LossBelowF0
+from ..errors import LossBelowF0, NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, sum_of_squares
 from . import flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
 from .settings import present, require, require_number
+
+_LARGEST_LOG = 700.0  # of a float64
 
 
 class ECD(ReversibleOptimizer):
@@ -184,7 +186,10 @@ def _force(part: Part) -> torch.Tensor:
 def _target(world: World) -> float:
     """|p|^2 on the energy shell."""
     first = world.parts[0]
-    return math.exp(world.carried["shell"] - first["eta"] * math.log(potential(world))) - first["s"]
+    log = world.carried["shell"] - first["eta"] * math.log(potential(world))
+    if log > _LARGEST_LOG:
+        raise NonFinite(f"at step {world.step} the energy shell asks for a |p|^2 of e^{log:.0f}.", "lower eta, or F0.")
+    return math.exp(log) - first["s"]
 
 
 def _start(part: Part) -> torch.Tensor | None:
@@ -206,7 +211,14 @@ def _kick(part: Part) -> torch.Tensor:
 
 
 def _drift(part: Part) -> torch.Tensor:
-    return part.value("p") * (2 * part["lr"] / (part["s"] + part.world.square("p")))
+    kinetic = part["s"] + part.world.square("p")
+    if kinetic == 0:
+        raise NonFinite(
+            f"at step {part.world.step} the momentum is zero (a start without a gradient?), and with s = 0 that is an "
+            "infinite speed.",
+            "set s > 0.",
+        )
+    return part.value("p") * (2 * part["lr"] / kinetic)
 
 
 def _scatter(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:

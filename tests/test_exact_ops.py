@@ -127,6 +127,8 @@ def test_contractions_and_their_inverse(case):
         contract_(y, start, lanes, n, d)
         assert torch.equal(lanes.heads, lanes.heads.floor())
         assert 2**32 <= lanes.heads.min() <= lanes.heads.max() < 2**52
+        bounds = lanes.low / 2**40, lanes.high / 2**40
+        assert bounds[0] <= math.log2(lanes.heads.min()) <= math.log2(lanes.heads.max()) <= bounds[1]
     for n, d in reversed(pairs):
         uncontract_(y, start, lanes, n, d)
     assert torch.equal(x, y)
@@ -387,6 +389,13 @@ def test_bits_may_be_negative_and_the_reserve_is_made_again():
     assert lanes_of(1000, seed=1).digest() != lanes_of(1000).digest()
 
 
+def test_the_reserve_is_one_sequence():
+    lanes, whole = lanes_of(3), lanes_of(3)._reserve(0, 200_000)
+    pieces = [lanes._reserve(first, 40_000) for first in range(0, 200_000, 40_000)]
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert len(np.unique(whole.reshape(-1, 4), axis=0)) == 50_000
+
+
 def test_unequal_use_of_lanes_keeps_masks_and_counts_them():
     x, lanes = torch.arange(-500, 500), lanes_of(1000)
     start, before = x.clone(), bits_of_lanes(lanes)
@@ -482,8 +491,9 @@ def test_any_flipped_bit_changes_the_checksum(size, index, bit):
 
 
 def test_checksums_tell_order_and_sign_apart():
-    x = torch.arange(1.0, 20_000.0, dtype=torch.float64)
-    sums = [checksum(y) for y in (x, x.flip(0), x.roll(4096), -x, x[:-1], torch.zeros(3, dtype=torch.float64))]
+    x = torch.arange(1.0, 600_000.0, dtype=torch.float64)
+    rolled = [x.roll(by) for by in (0, 1, 4096, 64 * 4096)]
+    sums = [checksum(y) for y in (*rolled, x.flip(0), -x, x[:-1], torch.zeros(3, dtype=torch.float64))]
     assert len(set(sums)) == len(sums)
 
 

@@ -39,8 +39,27 @@ def test_state_dict_goes_on_and_back_alike(name, cut):
     assert other.optimizer.digest() == loop.optimizer.digest()
     assert other.optimizer.tape.bits == loop.optimizer.tape.bits
     assert other.optimizer.journal.bytes == loop.optimizer.journal.bytes
+    assert other.optimizer.tape.bits_per_parameter_step == loop.optimizer.tape.bits_per_parameter_step
     other.optimizer.load_state_dict(saved(other.optimizer.state_dict()))
     assert not differences(start, other.back(10 + cut).bits())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_loaded_state_near_the_lattice_s_end_goes_on_alike(name):
+    """Gradients grow, so that lattices must be made coarser now and then, loaded or not."""
+
+    def fresh():
+        return RECORDS[name].build([nn.Parameter(torch.ones(3, dtype=torch.float64))], lr=1e-9)
+
+    straight, loaded = fresh(), fresh()
+    for step in range(8):
+        for opt in (straight, loaded):
+            opt.param_groups[0]["params"][0].grad = torch.full((3,), 1e6 * 3.0**step, dtype=torch.float64)
+            opt.step()
+        assert loaded.digest() == straight.digest()
+        state, loaded = loaded.state_dict(), fresh()
+        loaded.load_state_dict(state)
+    assert any("coarsened" in entry for entry in straight.journal.entries.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

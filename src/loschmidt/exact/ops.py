@@ -23,15 +23,16 @@ def _exchange_(x: torch.Tensor, heads: torch.Tensor, n: int, d: int) -> None:
 
     Multiplying first keeps the rounding below one unit; dividing first would add n units of noise.
     """
-    # exact: x = h d + w for *any* integer h, so h may come from an inexact float division; then
+    # exact: x = h d + w for *any* integer h, so h may come from an inexact float product; then
     # x n + u = (h n) d + (w n + u), where |w n + u| < 2**47 is whole and exact in float64.
     above = (heads / n).floor_()
-    u = heads - above * n
-    h = (x.to(torch.float64) / d).floor_().to(torch.int64)
-    w = (x - h * d).to(torch.float64).mul_(n).add_(u)
+    u = torch.sub(heads, above, alpha=n)
+    h = x.to(torch.float64).mul_(1 / d).to(torch.int64)
+    w = torch.sub(x, h, alpha=d).to(torch.float64)
+    torch.add(u, w, alpha=n, out=w)
     k = (w / d).floor_()
-    x.copy_(h.mul_(n).add_(k.to(torch.int64)))
-    heads.copy_(above.mul_(d).add_(w.sub_(k.mul_(d))))
+    x.copy_(k.to(torch.int64).add_(h, alpha=n))
+    torch.add(w.sub_(k, alpha=d), above, alpha=d, out=heads)
 
 
 def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:

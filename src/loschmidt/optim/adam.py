@@ -25,7 +25,7 @@ class Adam(ReversibleOptimizer):
     """Adam that can be stepped back bit for bit.
 
     Follows `torch.optim.Adam` to lattice resolution. m has 2**-48; that of v is chosen at the first step, from the
-    largest gradient of the param group (2**-68 for 0.06), and both are made coarser on demand where gradients grow:
+    largest gradient of the param group (2**-71 for 0.06), and both are made coarser on demand where gradients grow:
     a bit on the tape for each parameter and factor of 2. The price is log2(1/(b1 b2)) bits per parameter per step:
     0.1535 at (0.9, 0.999).
 

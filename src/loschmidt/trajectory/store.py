@@ -98,8 +98,8 @@ def load(
         _fill(tensors, "untracked", dict(model.named_parameters()))
         state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
         groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
-        for group, mine in zip(groups, opt.param_groups, strict=True):
-            group["params"] = list(range(len(mine["params"])))
+        for g, group in enumerate(groups):
+            group["params"] = [s.index for s in opt._slots if s.group == g]
         extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
         groups[0][EXTRA] = extra | {"meta": about["meta"]}
         opt.load_state_dict({"state": state, "param_groups": groups})

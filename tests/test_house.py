@@ -13,7 +13,7 @@ FILES = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(S
 FLOORS = [  # from the bottom up; rooms on one floor do not import each other
     {"errors"},
     {"files"},
-    {"exact"},
+    {"exact", "live"},
     {"dynamics"},
     {"optim"},
     {"data"},

@@ -3,21 +3,18 @@
 import multiprocessing
 import queue
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import LoschmidtError
+from ..live import Display, choose
 from ..trajectory import environment
 from .legs import JOBS
 from .plan import LegPlan
@@ -32,23 +29,14 @@ _EVERY = 0.2  # seconds between messages of a worker
 _messages: Any = None
 
 
-class Display(Protocol):
-    """Where progress goes."""
-
-    def update(self, job: str, done: int, total: int) -> None:
-        """A job has done so many of so many steps."""
-
-    def finish(self, job: str, note: str) -> None:
-        """A job is over."""
-
-
-def run_echo(plan: Sequence[LegPlan], workers: int = 2, console: Console | None = None) -> dict[str, Any]:
+def run_echo(plan: Sequence[LegPlan], workers: int = 2, progress: bool | Display | None = True) -> dict[str, Any]:
     """Do all legs: out; then back, perturbed, and in plain floats.
 
     Args:
         plan: the legs, see `default_plan`.
         workers: processes.
-        console: where progress goes: bars on a terminal, a line for each job elsewhere. Default: stderr.
+        progress: True: bars on a terminal or in a notebook, lines in a log; None: bars or nothing; False: nothing;
+            or a display.
 
     Returns:
         {"runs": one dict a leg, "failures": texts, "interrupted": bool, "environment": ..., "seconds": ...}. After
@@ -59,10 +47,11 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, console: Console | None 
     messages = context.Queue()
     with (
         tempfile.TemporaryDirectory(prefix="loschmidt-echo-") as folder,
-        _display(console or Console(stderr=True)) as display,
+        choose(progress, transient=False) as display,
     ):
         pool = ProcessPoolExecutor(workers, context, _start_worker, (messages,))
         running: dict[Future, tuple[LegPlan, str]] = {}
+        over: set[str] = set()  # names of jobs; their last messages may come after their results
 
         def submit(leg: LegPlan, job: str) -> None:
             running[pool.submit(_work, leg, job, folder)] = (leg, job)
@@ -72,7 +61,7 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, console: Console | None 
                 submit(leg, "out")
             while running:
                 done, _ = wait(running, timeout=_EVERY, return_when=FIRST_COMPLETED)
-                _drain(messages, display)
+                _drain(messages, display, over)
                 for future in done:
                     leg, job = running.pop(future)
                     try:
@@ -82,7 +71,8 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, console: Console | None 
                     else:
                         for after in ("back", "perturbed", "floats") if job == "out" else ():
                             submit(leg, after)
-                    display.finish(f"{leg.optimizer} {_VERBS[job]}", "failed" if future.exception() else "done")
+                    over.add(name := f"{leg.optimizer} {_VERBS[job]}")
+                    display.end(name, "failed" if future.exception() else "")
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -117,22 +107,25 @@ def _start_worker(messages: Any) -> None:
 def _work(leg: LegPlan, job: str, folder: str) -> dict[str, Any]:
     last = 0.0
 
-    def tick(done: int, total: int) -> None:
+    def tick(done: int, total: int | None) -> None:
         nonlocal last
         if time.monotonic() - last > _EVERY:
             last = time.monotonic()
             _messages.put((f"{leg.optimizer} {_VERBS[job]}", done, total))
 
-    tick(0, 1)
+    tick(0, None)
     return JOBS[job](leg, Path(folder), tick)
 
 
-def _drain(messages: Any, display: Display) -> None:
+def _drain(messages: Any, display: Display, over: set[str]) -> None:
     while True:
         try:
-            display.update(*messages.get_nowait())
+            job, done, total = messages.get_nowait()
         except queue.Empty:
             return
+        if job not in over:
+            display.begin(job, total)
+            display.update(job, done)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
@@ -141,40 +134,3 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     for worker in workers:
         worker.terminate()
         worker.join()
-
-
-class _Bars:
-    def __init__(self, progress: Progress):
-        self.progress, self.tasks = progress, {}
-
-    def update(self, job: str, done: int, total: int) -> None:
-        if job not in self.tasks:
-            self.tasks[job] = self.progress.add_task(job, total=total)
-        self.progress.update(self.tasks[job], completed=done, total=total)
-
-    def finish(self, job: str, note: str) -> None:
-        self.update(job, 1, 1)
-
-
-class _Lines:
-    def __init__(self, console: Console):
-        self.console, self.seen = console, set()
-
-    def update(self, job: str, done: int, total: int) -> None:
-        if job not in self.seen:
-            self.seen.add(job)
-            self.console.print(f"{job} ...", highlight=False)
-
-    def finish(self, job: str, note: str) -> None:
-        self.console.print(f"{job}: {note}", highlight=False)
-
-
-@contextmanager
-def _display(console: Console) -> Iterator[Display]:
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        yield _Bars(progress)
-    sys.stderr.flush()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -347,3 +348,9 @@ def test_tensorboard_gets_scalars(tmp_path):
     events.Reload()
     assert events.Tags()["scalars"] == ["forward/loss", "back/loss"]
     assert [(e.step, e.value) for e in events.Scalars("forward/loss")] == [(0, 1.0), (2, pytest.approx(1 / 3))]
+
+
+def test_the_page_explains_each_field():
+    page = (Path(__file__).parents[1] / "docs/live.md").read_text()
+    for name, meaning in FIELDS.items():
+        assert f"| `{name}` | {meaning} |".replace("forward or back |", "`forward` or `back` |") in page

@@ -1,6 +1,7 @@
 """Training that can be wound back bit for bit."""
 
 from . import data as data
+from . import live as live
 from . import optim as optim
 from .errors import *  # noqa: F403
 from .optim import replay as replay

@@ -225,6 +225,7 @@ def test_lines_are_whole_after_a_kill(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", loop, str(path)]) as run:
         while not path.exists() or path.stat().st_size < 100_000:
+            assert run.poll() is None
             time.sleep(0.005)
         run.send_signal(signal.SIGKILL)
     assert path.read_bytes().endswith(b"\n")

@@ -56,7 +56,7 @@ def test_files_are_complete_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         traj.seek(10).save(path)
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(lo.InvalidSetting, match="cannot be written"):
+    with pytest.raises(lo.NotWritten, match="cannot be written"):
         write_json(path / "below a file" / "x.json", {})
 
 

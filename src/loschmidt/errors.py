@@ -67,5 +67,13 @@ class DamagedFile(LoschmidtError, OSError):
     """A saved run that cannot be read, or that does not hold what it says."""
 
 
+class NotWritten(LoschmidtError, OSError):
+    """Something could not be written: the disk is full, or may not be written to. What was there before still is."""
+
+
+class InUse(LoschmidtError, RuntimeError):
+    """Another process, or another `Trajectory` of this one, has the run's folder open."""
+
+
 class BelowResolution(UserWarning):
     """Updates smaller than the lattice resolution, which move nothing."""

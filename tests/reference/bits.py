@@ -51,9 +51,9 @@ def flip_float(x: float, bit: int) -> float:
 
 def flip_word(lanes, index: int = -1) -> None:
     """Flip a bit of a word of the stack (whose arrays are shared, so a copy takes the place)."""
-    words = lanes.flat_words().copy()
+    words = lanes.stack.since(0)
     words[index] ^= np.uint16(1)
-    lanes.stack = [words]
+    lanes.stack.settle([words])
 
 
 def damage(optimizer, place: str) -> None:

@@ -86,7 +86,7 @@ class Program:
         for block in self.blocks:
             lanes = block.lanes
             out += [lattice.n.clone() for lattice in block.lattices.values()]
-            out += [lanes.heads.to(torch.int64), torch.from_numpy(lanes.flat_words().astype(np.int64))]
+            out += [lanes.heads.to(torch.int64), torch.from_numpy(lanes.stack.since(0).astype(np.int64))]
             exponents = [lattice.exponent for lattice in block.lattices.values()]
             out.append(torch.tensor([*exponents, lanes.low, lanes.high, lanes.index, lanes.borrowed, len(lanes.moves)]))
         return out

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .words import floor_after
+
 Entry = dict[str, Any]
 
 
@@ -30,10 +32,13 @@ class Journal:
     Attributes:
         first: steps below this are not held; going back stops there.
         verified_from: steps below this are not checked on the way back, since the state was edited after them.
+        floor: the fewest steps held since the last `settle`: the records below it are those that were settled.
+        era: how often it was settled.
     """
 
     def __init__(self, first: int = 0):
-        self.first = self.verified_from = first
+        self.first = self.verified_from = self.floor = first
+        self.era = 0
         self.checks = array("q")
         self.entries: dict[int, Entry] = {}
         self._entry_bytes = 0
@@ -62,6 +67,7 @@ class Journal:
     def pop(self) -> Entry:
         """Forget the last step."""
         self.checks.pop()
+        self.floor = min(self.floor, self.steps)
         entry = self.entries.pop(self.steps, {})
         self._entry_bytes -= _size(entry) if entry else 0
         return entry
@@ -69,20 +75,48 @@ class Journal:
     def annotate(self, **values: Any) -> None:
         """Add to the entry of the last step."""
         step = self.steps - 1
+        self.floor = min(self.floor, step)
         entry = self.entries.get(step)
         self._entry_bytes -= _size(entry) if entry else 0
         self.entries[step] = {**(entry or {}), **values}
         self._entry_bytes += _size(self.entries[step])
 
+    def settle(self) -> None:
+        """All records are written."""
+        self.floor = self.steps
+        self.era += 1
+
+    def returned(self, now: "Journal") -> "Journal":
+        """A copy of this one, to take the place of `now` (a later state of the same journal)."""
+        twin = self.copy()
+        twin.floor, twin.era = floor_after(now.floor, now.era, self.floor, self.era, self.steps), now.era
+        return twin
+
+    def forget_below(self, step: int) -> None:
+        """Hold only the records from `step` on."""
+        step = min(max(step, self.first), self.steps)
+        self.checks = self.checks[step - self.first :]
+        self.entries = {k: v for k, v in self.entries.items() if k >= step}
+        self._entry_bytes = sum(map(_size, self.entries.values()))
+        self.first, self.verified_from = step, max(self.verified_from, step)
+        self.floor = max(self.floor, step)
+
     def copy(self) -> "Journal":
         """An independent copy; entries are shared, and never changed in place."""
         twin = Journal(self.first)
+        twin.floor, twin.era = self.floor, self.era
         twin.verified_from, twin.checks = self.verified_from, self.checks[:]
         twin.entries, twin._entry_bytes = dict(self.entries), self._entry_bytes
         return twin
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """The journal as tensors: checks (int64), entries as UTF-8 JSON (uint8), and the tensors they name."""
+    def state(self, first: int | None = None) -> dict[str, torch.Tensor]:
+        """The journal as tensors: checks (int64), entries as UTF-8 JSON (uint8), and the tensors they name.
+
+        Args:
+            first: only the records of this step and later ones; None for all.
+        """
+        first = self.first if first is None else first
+        held = {step: entry for step, entry in self.entries.items() if step >= first}
         tensors: dict[str, torch.Tensor] = {}
 
         def pack(value: Any) -> Any:
@@ -94,10 +128,10 @@ class Journal:
                 return {str(k): pack(v) for k, v in value.items()}
             return value
 
-        text = {"first": self.first, "verified_from": self.verified_from, "entries": pack(self.entries)}
+        text = {"first": first, "verified_from": self.verified_from, "entries": pack(held)}
         data = bytearray(json.dumps(text, separators=(",", ":")).encode())
         return tensors | {
-            "checks": torch.tensor(self.checks, dtype=torch.int64),
+            "checks": torch.tensor(self.checks[first - self.first :], dtype=torch.int64),
             "entries": torch.frombuffer(data, dtype=torch.uint8),
         }
 
@@ -117,3 +151,9 @@ class Journal:
         journal.entries = {int(k): unpack(v) for k, v in text["entries"].items()}
         journal._entry_bytes = sum(map(_size, journal.entries.values()))
         return journal
+
+    def extend(self, later: "Journal") -> None:
+        """Append the records of a journal that begins where this one ends."""
+        self.checks.extend(later.checks)
+        self.entries |= later.entries
+        self._entry_bytes += later._entry_bytes

@@ -16,19 +16,22 @@ give bits back (a rescale with c > 1) before it has written any, and `bits` may 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import random
 from .digest import digest
+from .words import Chunk, Words, floor_after
 
 MAX_LANES = 1 << 18
 _WORD = 16
 _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, and of the first
+_ROW = 7  # numbers of a move in a file
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
 
@@ -55,6 +58,11 @@ class Move:
     def bits(self) -> int:
         """Bits of the mask."""
         return 0 if self.mask is None else 8 * self.mask.nbytes
+
+    def row(self) -> list[int]:
+        """Everything but the mask, of which only the size and the kind (bits or positions)."""
+        size, positions = (-1, 0) if self.mask is None else (self.mask.nbytes, self.mask.dtype == np.uint32)
+        return [self.index, self.emitted, self.low, self.high, self.reserve, size, positions]
 
 
 def _pack(mask: np.ndarray) -> np.ndarray:
@@ -89,7 +97,8 @@ class Lanes:
         self.low, self.high = _START * _UNIT, (_START + 1) * _UNIT
         self.index = 0
         self.moves: list[Move] = []
-        self.stack: list[np.ndarray] = []  # uint16, never changed in place: a copy of the list is a snapshot
+        self.moves_floor = 0  # the fewest moves held since the last commit
+        self.stack = Words()
         self.borrowed = 0  # words taken from the reserve
         self._start_bits = self._head_bits()
 
@@ -120,6 +129,7 @@ class Lanes:
         self._shift(*_growth(n, d), whole, -1)
         while self.moves and self.moves[-1].index == self.index:
             move = self.moves.pop()
+            self.moves_floor = min(self.moves_floor, len(self.moves))
             lanes = self._lanes_of(move)
             count = self.heads.numel() if lanes is None else lanes.numel()
             if move.emitted:
@@ -128,7 +138,7 @@ class Lanes:
                 words = self._pop_low(lanes)
                 self.borrowed -= move.reserve
                 if move.reserve < count:
-                    self.stack.append(words[move.reserve :])
+                    self.stack.push(words[move.reserve :])
             self.low, self.high = move.low, move.high
 
     def _shift(self, up: int, down: int, whole: bool, sign: int) -> None:
@@ -140,7 +150,7 @@ class Lanes:
         everyone = self.low >= (_LOW + _WORD) * _UNIT
         mask = None if everyone else self.heads >= 2.0 ** (_LOW + _WORD)
         move = self._begin_move(True, mask)
-        self.stack.append(self._pop_low(self._lanes_of(move)))
+        self.stack.push(self._pop_low(self._lanes_of(move)))
         self._end_move(move)
 
     def _absorb(self) -> None:
@@ -192,14 +202,8 @@ class Lanes:
 
     def _take(self, count: int) -> tuple[np.ndarray, int]:
         """The top `count` words of the stack, the lowest first, and how many of them the reserve gave."""
-        pieces, missing = [], count
-        while missing and self.stack:
-            top = self.stack.pop()
-            if len(top) > missing:
-                self.stack.append(top[:-missing])
-                top = top[-missing:]
-            pieces.append(top)
-            missing -= len(top)
+        pieces = self.stack.take(count)
+        missing = count - sum(map(len, pieces))
         if missing:
             pieces.append(self._reserve(self.borrowed, missing))
             self.borrowed += missing
@@ -216,7 +220,7 @@ class Lanes:
     @property
     def words(self) -> int:
         """16-bit words on the stack."""
-        return sum(map(len, self.stack))
+        return len(self.stack)
 
     @property
     def bits(self) -> float:
@@ -234,55 +238,72 @@ class Lanes:
 
     def digest(self) -> str:
         """Digest of heads and words."""
-        return digest([self.heads, self.flat_words().tobytes(), self.borrowed, self.index])
-
-    def flat_words(self) -> np.ndarray:
-        """All words of the stack, the lowest first, dtype uint16."""
-        return np.concatenate(self.stack) if self.stack else np.empty(0, np.uint16)
+        return digest([self.heads, self.stack.digest(), self.borrowed, self.index])
 
     # -- snapshots and files -------------------------------------------------------------------------
 
     def snapshot(self) -> tuple:
         """A copy that `restore` brings back; words are shared, not copied."""
-        return (self.heads.clone(), self.low, self.high, self.index, list(self.moves), list(self.stack), self.borrowed)
+        moves = (list(self.moves), self.moves_floor, self.stack.era)
+        return (self.heads.clone(), self.low, self.high, self.index, moves, self.stack.snapshot(), self.borrowed)
 
     def restore(self, snapshot: tuple) -> None:
         """Go back to a snapshot."""
-        heads, self.low, self.high, self.index, moves, stack, self.borrowed = snapshot
+        heads, self.low, self.high, self.index, (moves, floor, era), stack, self.borrowed = snapshot
         self.heads.copy_(heads)
-        self.moves, self.stack = list(moves), list(stack)
+        self.moves = list(moves)
+        self.moves_floor = floor_after(self.moves_floor, self.stack.era, floor, era, len(moves))
+        self.stack.restore(stack)
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
-        """Tensors and JSON values from which `load` rebuilds the same bits."""
-        masks = [m.mask.view(np.uint8) for m in self.moves if m.mask is not None]
-        tensors = {
-            "heads": self.heads.clone(),
-            "words": torch.from_numpy(self.flat_words().view(np.int16).copy()),
+    def settle(self, chunks: Sequence[np.ndarray | Chunk]) -> None:
+        """Words and moves are written: hold the words in these chunks from now on."""
+        self.stack.settle(chunks)
+        self.moves_floor = len(self.moves)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and JSON values from which `load` rebuilds the same bits: `core`, and all words and moves."""
+        words = torch.from_numpy(self.stack.since(0).view(np.int16).copy())
+        heads, meta = self.core()
+        return {"heads": heads.clone(), "words": words, **self.moves_since(0)}, meta
+
+    def core(self) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The heads (not a copy), and JSON values: what is not a stack."""
+        meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
+        return self.heads, meta | {"borrowed": self.borrowed}
+
+    def moves_since(self, first: int) -> dict[str, torch.Tensor]:
+        """Moves from number `first` on: `moves` int64 (count, 7), `masks` uint8."""
+        moves = self.moves[first:]
+        masks = [m.mask.view(np.uint8) for m in moves if m.mask is not None]
+        return {
+            "moves": torch.tensor([m.row() for m in moves], dtype=torch.int64).view(-1, _ROW),
             "masks": torch.from_numpy(np.concatenate(masks) if masks else np.empty(0, np.uint8)),
         }
-        sizes = [(None, "") if m.mask is None else (m.mask.nbytes, m.mask.dtype.name) for m in self.moves]
-        moves = [
-            [m.index, m.emitted, *size, m.low, m.high, m.reserve] for m, size in zip(self.moves, sizes, strict=True)
-        ]
-        meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
-        return tensors, meta | {"borrowed": self.borrowed, "moves": moves}
 
-    def load(self, tensors: dict[str, torch.Tensor], meta: dict) -> None:
+    def load(self, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
         """Take over what `state` gave; the size must be the same."""
         fresh = Lanes(0, tuple(meta["seed"]))
         first = random.generator(*fresh.seed, "heads").integers(1 << _START, 1 << (_START + 1), self.heads.numel())
         self.heads.copy_(torch.from_numpy(first.astype(np.float64)))
         self.seed, self._start_bits = fresh.seed, self._head_bits()
         self.heads.copy_(tensors["heads"])
-        words = tensors["words"].cpu().numpy().view(np.uint16).copy()
-        self.stack = [words] if len(words) else []
-        packed, at, self.moves = tensors["masks"].cpu().numpy(), 0, []
-        for index, emitted, size, dtype, low, high, reserve in meta["moves"]:
-            mask = None if size is None else packed[at : at + size].copy().view(dtype)
-            at += size or 0
-            self.moves.append(Move(index, bool(emitted), mask, low, high, reserve))
+        self.stack = Words()
+        self.stack.push(tensors["words"].cpu().numpy().view(np.uint16).copy())
+        self.moves, self.moves_floor = moves_of(tensors), 0
         self.low, self.high, self.index = meta["low"], meta["high"], meta["index"]
         self.borrowed = meta["borrowed"]
+
+
+def moves_of(tensors: dict[str, torch.Tensor]) -> list[Move]:
+    """Inverse of `Lanes.moves_since`."""
+    packed, at, moves = tensors["masks"].cpu().numpy(), 0, []
+    for index, emitted, low, high, reserve, size, positions in tensors["moves"].tolist():
+        mask = None
+        if size >= 0:
+            mask = packed[at : at + size].copy().view(np.uint32 if positions else np.uint8)
+            at += size
+        moves.append(Move(index, bool(emitted), mask, low, high, reserve))
+    return moves
 
 
 class Tape:

@@ -29,7 +29,8 @@ def expose(optimizer: "ReversibleOptimizer", slots: Sequence[flat.Slot]) -> None
         optimizer.state[s.parameter] = {"step": s.count} | {k: s.integers(k) for k in s.block.lattices}
 
 
-def _meta(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
+def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
+    """Everything of the state that is neither a tensor nor a setting of a param group, as JSON values."""
     return {
         "format": FORMAT,
         "class": type(optimizer).__name__,
@@ -42,16 +43,15 @@ def _meta(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "element_steps": optimizer.tape.element_steps,
         "counts": [s.count for s in optimizer._slots],
         "exponents": [{k: lat.exponent for k, lat in b.lattices.items()} for b, _ in flat.by_block(optimizer._slots)],
+        "lanes": [lanes.core()[1] for lanes in optimizer.tape.lanes],
     }
 
 
 def state_dict(optimizer: "ReversibleOptimizer", plain: dict[str, Any]) -> dict[str, Any]:
     """torch's dictionary with the state copied, and the extras added."""
-    tensors, meta = {}, _meta(optimizer) | {"lanes": []}
+    meta, tensors = describe(optimizer), {}
     for i, lanes in enumerate(optimizer.tape.lanes):
-        held, about = lanes.state()
-        meta["lanes"].append(about)
-        tensors |= {f"tape.{i}.{k}": v for k, v in held.items()}
+        tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
     tensors |= {f"journal.{k}": v for k, v in optimizer.journal.state().items()}
     state = {
         i: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
@@ -77,7 +77,7 @@ def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> 
         for name, e in exponents.items():
             block.lattices[name].exponent, block.lattices[name].bound = e, float("inf")
     for i, (lanes, about) in enumerate(zip(optimizer.tape.lanes, meta["lanes"], strict=True)):
-        lanes.load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "masks")}, about)
+        lanes.load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
     journal = {k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")}
     optimizer.journal = Journal.from_state(journal)
     optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
@@ -173,7 +173,7 @@ def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
             lattice.exponent, lattice.bound = exponent, float("inf")
     for lanes, held in zip(optimizer.tape.lanes, saved["lanes"], strict=True):
         lanes.restore(held)
-    optimizer.journal, optimizer.carried = saved["journal"].copy(), dict(saved["carried"])
+    optimizer.journal, optimizer.carried = saved["journal"].returned(optimizer.journal), dict(saved["carried"])
     for s, count in zip(optimizer._slots, saved["counts"], strict=True):
         s.count = count
     optimizer._settings, optimizer._active = saved["settings"], saved["active"]

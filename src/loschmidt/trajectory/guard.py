@@ -1,5 +1,6 @@
 """What is refused before a trajectory moves: wrong arguments, edits from outside, another world."""
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 
-def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, digest_every: Any) -> None:
+def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any) -> None:
     """Raise InvalidSetting for an argument of `Trajectory` that cannot work."""
     if not isinstance(model, nn.Module):
         raise InvalidSetting(f"model is a {type(model).__name__}.", "pass a torch.nn.Module.")
@@ -33,12 +34,17 @@ def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, dige
         if not callable(value):
             remedy = "pass a function loss(model, batch)." if name == "loss" else "wrap it: lo.data.Schedule(dataset)."
             raise InvalidSetting(f"{name} is a {type(value).__name__}, and cannot be called.", remedy)
-    if tape is not None:
-        raise InvalidSetting(
-            f"tape={str(tape)!r}: this version keeps the tape in memory only.", "leave tape out, and call save(path)."
-        )
-    if digest_every is not None and (not isinstance(digest_every, int) or digest_every < 1):
-        raise InvalidSetting(f"digest_every={digest_every!r} is not a positive whole number.", "use 100, or None.")
+    if tape is not None and not isinstance(tape, (str, PathLike)):
+        raise InvalidSetting(f"tape is a {type(tape).__name__}.", "pass a folder, or None to keep the tape in memory.")
+
+
+def refuse_intervals(digest_every: Any, commit_every: Any, commit_seconds: Any) -> None:
+    """Raise InvalidSetting for intervals of `Trajectory` that make no sense."""
+    for name, value in (("digest_every", digest_every), ("commit_every", commit_every)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InvalidSetting(f"{name}={value!r} is not a positive whole number.", "use 100, or None.")
+    if commit_seconds is not None and not (isinstance(commit_seconds, (int, float)) and commit_seconds >= 0):
+        raise InvalidSetting(f"commit_seconds={commit_seconds!r} is not a number of seconds.", "use 10, or None.")
 
 
 def refuse_edits(traj: "Trajectory") -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import DamagedFile, InvalidSetting, LoschmidtError
 from ..exact import digest
 from ..files import written_atomically
-from ..optim import ReversibleOptimizer
+from ..optim import ReversibleOptimizer, serial
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
 from . import surroundings
@@ -28,15 +28,40 @@ FORMAT = "1"
 
 def save(traj: "Trajectory", path: str | PathLike) -> None:
     """Write the run; an existing file is replaced only when the new one is complete."""
-    opt, path = traj.optimizer, _file(path)
-    opt.name_parameters({id(p): name for name, p in traj.model.named_parameters()})  # groups may have been added
-    held = opt.state_dict()
-    extra = held["param_groups"][0][EXTRA]
-    tensors = {f"state.{i}.{k}": v for i, s in held["state"].items() for k, v in s.items() if k != "step"}
-    tensors |= {f"extra.{k}": v for k, v in extra.items() if k != "meta"}
+    path, about = _file(path), describe(traj) | {"digest": traj.digest()}
+    tensors = _state(traj)
+    for i, lanes in enumerate(traj.tape):
+        tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
+    tensors |= {f"journal.{k}": v for k, v in traj.journal.state().items()}
+    tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
+    text = json.dumps(about)
+    with written_atomically(path) as temporary:
+        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": text, "digest": _digest(text, tensors)})
+
+
+def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
+    """A run without its tape's words and moves and without its journal, as tensors, views where possible."""
+    tensors = _state(traj) | {f"tape.{i}.heads": lanes.core()[0] for i, lanes in enumerate(traj.tape)}
+    return tensors | {"about": torch.frombuffer(bytearray(json.dumps(describe(traj)).encode()), dtype=torch.uint8)}
+
+
+def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The description in what `core` gave."""
+    return json.loads(tensors["about"].numpy().tobytes())
+
+
+def _state(traj: "Trajectory") -> dict[str, torch.Tensor]:
+    slots = traj.optimizer._slots
+    tensors = {f"state.{s.index}.{k}": s.integers(k) for s in slots for k in s.block.lattices}
     tensors |= {f"buffer.{name}": value for name, value in traj.buffers.values().items()}
-    tensors |= {f"untracked.{name}": p.detach() for name, p in surroundings.untracked(traj).items()}
-    about = {
+    return tensors | {f"untracked.{name}": p.detach() for name, p in surroundings.untracked(traj).items()}
+
+
+def describe(traj: "Trajectory") -> dict[str, Any]:
+    """Everything that is not a tensor, and from which the run is rebuilt, as JSON values."""
+    opt = traj.optimizer
+    opt.name_parameters({id(p): name for name, p in traj.model.named_parameters()})  # groups may have been added
+    return {
         "optimizer": type(opt).__name__,
         "defaults": _plain(opt.defaults),
         "groups": [
@@ -44,21 +69,18 @@ def save(traj: "Trajectory", path: str | PathLike) -> None:
             | {"names": [s.name for s in opt._slots if s.group == g]}
             for g, group in enumerate(opt.param_groups)
         ],
-        "meta": extra["meta"],
+        "meta": json.dumps(serial.describe(opt)),
         "layout": _layout(traj.model),
         "seed": traj.seed,
         "first": traj.first,
         "base_lr": traj.base_lr,
         "digest_every": traj.digest_every,
+        "commit_every": traj.commit_every,
+        "commit_seconds": traj.commit_seconds,
         "modes": traj.modes,
         "fingerprint": traj.fingerprint,
         "environment": traj.environment,
-        "digest": traj.digest(),
     }
-    tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
-    text = json.dumps(about)
-    with written_atomically(path) as temporary:
-        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": text, "digest": _digest(text, tensors)})
 
 
 def _file(path: str | PathLike) -> Path:
@@ -80,39 +102,69 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
 
 
-def load(
+def load(cls: type["Trajectory"], path: str | PathLike, **functions: Any) -> "Trajectory":
+    """Inverse of `save`. The file is checked before the model is touched, and put back if it is refused later."""
+    path = _file(path)
+    tensors, about = _read(path)
+    with rebuilding(cls, path, tensors, about, **functions) as traj:
+        if traj.digest() != about["digest"]:
+            raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
+        traj.check_world()
+    return traj
+
+
+@contextmanager
+def rebuilding(
     cls: type["Trajectory"],
-    path: str | PathLike,
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    about: dict[str, Any],
+    *,
+    model: nn.Module,
+    loss: Callable,
+    data: Callable,
+    lr: Callable | None,
+    after_backward: Callable | None,
+) -> Iterator["Trajectory"]:
+    """A trajectory from the tensors and the description of a run; if the block raises, the model is put back."""
+    try:
+        _refuse_other_architecture(path, about["layout"], _layout(model))
+        with _put_back_on_failure(model):
+            traj = _rebuild(cls, tensors, about, model, loss, data, lr, after_backward)
+            yield traj
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, LoschmidtError):
+            raise
+        raise DamagedFile(f"{path} does not hold a run that fits together ({error!r}).", "use another copy.") from error
+
+
+def _rebuild(
+    cls: type["Trajectory"],
+    tensors: dict[str, torch.Tensor],
+    about: dict[str, Any],
     model: nn.Module,
     loss: Callable,
     data: Callable,
     lr: Callable | None,
     after_backward: Callable | None,
 ) -> "Trajectory":
-    """Inverse of `save`. The file is checked before the model is touched, and put back if it is refused later."""
-    path = _file(path)
-    tensors, about = _read(path)
-    _refuse_other_architecture(path, about["layout"], _layout(model))
-    with _put_back_on_failure(model):
-        opt = _optimizer(about, model)
-        _fill(tensors, "untracked", dict(model.named_parameters()))
-        state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
-        groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
-        for g, group in enumerate(groups):
-            group["params"] = [s.index for s in opt._slots if s.group == g]
-        extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
-        groups[0][EXTRA] = extra | {"meta": about["meta"]}
-        opt.load_state_dict({"state": state, "param_groups": groups})
-        _fill(tensors, "buffer", _buffers(model))
-        traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
-        traj.first, traj.base_lr = about["first"], about["base_lr"]
-        for name, module in model.named_modules():
-            module.training = about["modes"].get(name, module.training)
-        traj._adopt_surroundings()
-        if traj.digest() != about["digest"]:
-            raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
-        traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
-        traj.check_world()
+    opt = _optimizer(about, model)
+    _fill(tensors, "untracked", dict(model.named_parameters()))
+    state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
+    groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
+    for g, group in enumerate(groups):
+        group["params"] = [s.index for s in opt._slots if s.group == g]
+    extra = {k: v for k, v in tensors.items() if k.startswith(("tape.", "journal."))}
+    groups[0][EXTRA] = extra | {"meta": about["meta"]}
+    opt.load_state_dict({"state": state, "param_groups": groups})
+    _fill(tensors, "buffer", _buffers(model))
+    traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
+    traj.first, traj.base_lr = about["first"], about["base_lr"]
+    traj.commit_every, traj.commit_seconds = about["commit_every"], about["commit_seconds"]
+    for name, module in model.named_modules():
+        module.training = about["modes"].get(name, module.training)
+    traj._adopt_surroundings()
+    traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
     return traj
 
 

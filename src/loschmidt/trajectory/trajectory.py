@@ -1,20 +1,24 @@
 """`Trajectory`: a training run as a path in time, along which one can go to any step, forward or back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import InvalidSetting, OutOfReach, SourceChanged
+from .. import interrupt, live
+from ..errors import InvalidSetting, LoschmidtError, NotWritten, OutOfReach, ReplayMismatch, SourceChanged
 from ..exact import Journal, Tape, digest, random
+from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, flat, serial
 from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
-from .progress import bar
+from .folder import Folder
+from .manifest import is_run
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -38,13 +42,18 @@ class Trajectory:
         data: a `Schedule`, or any function step -> batch that gives the same batch at every call. A batch that
             is None is a step without gradient.
         seed: key of the random numbers that passes draw (dropout).
-        tape: None: in memory.
+        tape: None: in memory. A new or empty folder: the run is committed to it as it goes, and `load(folder)` opens it
+            at its last commit after a kill, a full disk or a power cut. Parameters and state, not only the tape.
         lr: step -> factor on each group's learning rate at the start of the run.
         after_backward: called with the model after backward: clipping and the like.
         digest_every: steps between digests in the journal; None for none.
+        commit_every: steps between commits to the folder, on either leg; None: only by time.
+        commit_seconds: seconds between commits; more where a commit would take over a twentieth of the time; None: only
+            by steps. A seek also commits when it ends.
 
     Raises:
         InvalidSetting: an argument that cannot work, named.
+        NotWritten: the folder cannot be written to.
 
     Example:
         >>> import torch, loschmidt as lo
@@ -71,8 +80,11 @@ class Trajectory:
         after_backward: Callable[[nn.Module], Any] | None = None,
         *,
         digest_every: int | None = 100,
+        commit_every: int | None = None,
+        commit_seconds: float | None = 10.0,
     ):
-        guard.refuse_arguments(model, opt, loss, data, tape, digest_every)
+        guard.refuse_arguments(model, opt, loss, data, tape)
+        guard.refuse_intervals(digest_every, commit_every, commit_seconds)
         self.model, self.optimizer, self.loss_fn, self.data = model, opt, loss, data
         self.seed, self.lr, self.after_backward, self.digest_every = seed, lr, after_backward, digest_every
         opt.name_parameters({id(p): name for name, p in model.named_parameters()})
@@ -86,7 +98,12 @@ class Trajectory:
         self.environment = environment.record(guard.device_of(opt))
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
+        self._last_loss: torch.Tensor | None = None
         self._checked = False
+        self.commit_every, self.commit_seconds = commit_every, commit_seconds
+        self.folder: Folder | None = None
+        if tape is not None:
+            self.folder = Folder.create(self, Path(tape), commit_every, commit_seconds)
 
     # -- where it is ---------------------------------------------------------------------------------
 
@@ -129,14 +146,22 @@ class Trajectory:
     # -- moving --------------------------------------------------------------------------------------
 
     def seek(
-        self, step: int, *, progress: bool = False, on_step: Callable[["Trajectory"], bool | None] | None = None
+        self,
+        step: int,
+        *,
+        progress: bool | live.Display = False,
+        on_step: Callable[["Trajectory"], bool | None] | None = None,
+        metrics: Writer | Sequence[Writer] = (),
     ) -> "Trajectory":
         """Go to a step, forward or back.
 
+        Ctrl-C ends it at the boundary of a step, with what was reached committed; a second one ends it at once.
+
         Args:
             step: where to go; 0 is the start.
-            progress: show a bar, if stderr is a terminal.
+            progress: show how far it is: a bar on a terminal or in a notebook; or a `live.Display` of your own.
             on_step: called with the trajectory after each step, to look at it; True ends the seek there.
+            metrics: called with a record (see `live.record`) after each step, for example `live.JSONL(path)`.
 
         Returns:
             This trajectory, at that step (or where `on_step` ended the seek).
@@ -146,22 +171,76 @@ class Trajectory:
             NonFinite, LossBelowF0, LatticeOverflow: going forward; the trajectory is at the last good step.
             ReplayMismatch: going back; the trajectory is at the last step that was as recorded.
             Nondeterministic, SourceChanged, EditedOutside: before anything moved.
+            DamagedFile, NotWritten: the folder does not hold what the way back needs, or has no room: before anything
+                moved. NotWritten also from a commit on the way: the run is where it was then.
         """
         target = self._reachable(step)
+        writers = live.writers(metrics)
         with random.isolated():
             self._check_surroundings()
             back = target < self.step
+            if self.folder is not None:
+                self.folder.check_reach(target) if back else self.folder.check_space(self, target)
             good = record.hold(self) if back and record.ahead(self, target) else None
-            with bar(f"{'back' if back else 'forward'} to step {target}", abs(target - self.step), progress) as tick:
-                while self.step != target:
+            total, done, job = abs(target - self.step), 0, f"{'back' if back else 'forward'} to step {target}"
+            with self._kept_on_error(), live.choose(progress) as display, interrupt.patient() as interrupted:
+                display.begin(job, total)
+                while self.step != target and not interrupted():
                     if back:
                         good = self._back(good)
                     else:
                         self._forward()
-                    tick()
+                    done += 1
+                    self._committed(back)
+                    display.update(job, done, loss=self._last_loss)
+                    live.send(writers, self, back=back, loss=self._last_loss)
                     if on_step is not None and on_step(self):
                         break
+                display.end(job, "" if self.step == target else f"ended at step {self.step}")
+                if interrupted():
+                    raise KeyboardInterrupt(f"interrupted at step {self.step}; the run stands there.")
         return self
+
+    def commit(self) -> None:
+        """Commit to the folder now, if there is one and the run has moved since the last commit."""
+        if self.folder is not None:
+            if self.folder.moved:
+                self.folder.commit(self)
+            self.folder.tidy()
+
+    def close(self) -> None:
+        """Commit, and let others open the folder. The run goes on in memory."""
+        if self.folder is not None:
+            self.commit()
+            self.folder.close()
+            self.folder = None
+
+    def __enter__(self) -> "Trajectory":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _committed(self, back: bool) -> None:
+        if self.folder is not None:
+            self.folder.moved = True
+            if self.folder.due(self.step):
+                self.folder.commit(self, back=back)
+
+    @contextmanager
+    def _kept_on_error(self) -> Iterator[None]:
+        """Commit at the end; also after an error that leaves a good state, without hiding it."""
+        try:
+            yield
+        except (ReplayMismatch, NotWritten):
+            raise
+        except BaseException as error:
+            try:
+                self.commit()
+            except LoschmidtError as second:
+                error.add_note(f"and it could not be committed: {second}")
+            raise
+        self.commit()
 
     def _forward(self) -> None:
         step, opt = self.step, self.optimizer
@@ -170,7 +249,8 @@ class Trajectory:
             self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 group["lr"] = base * factor
-        opt.step(lambda: self._passes(step))
+        loss = opt.step(lambda: self._passes(step))
+        self._last_loss = None if loss is None else loss.detach()
         if self.digest_every and self.step % self.digest_every == 0:
             record.write(self, step)
 
@@ -184,7 +264,8 @@ class Trajectory:
                 "bring the dataset and the batch source back to what they were.",
             )
         loss = self.optimizer.unstep(lambda: self._passes(step))
-        self._loss = self._point(), None if loss is None else float(loss.detach())
+        self._last_loss = None if loss is None else loss.detach()
+        self._loss = self._point(), None if loss is None else float(self._last_loss)
         return good
 
     def _passes(self, step: int) -> torch.Tensor | None:
@@ -219,10 +300,15 @@ class Trajectory:
 
     @contextmanager
     def branch(self) -> Iterator["Trajectory"]:
-        """An excursion: seek, edit, change settings at will; leaving restores the same bits. May be nested."""
+        """An excursion: seek, edit, change settings at will; leaving restores the same bits. May be nested.
+
+        It is never committed: a kill inside it leaves the run where the branch began.
+        """
         flat.check_unedited(self.optimizer._slots, full=True)  # leaving would silently undo an edit
+        self.commit()
         attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
         try:
+            self.folder = None
             with random.isolated():
                 yield self
         finally:
@@ -255,6 +341,9 @@ class Trajectory:
             self.journal.verified_from = self.step
         self._adopt_surroundings()
         self._loss = None
+        if self.folder is not None:
+            self.folder.moved = True
+            self.commit()
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -323,17 +412,25 @@ class Trajectory:
         data: Callable[[int], Any],
         lr: Callable[[int], float] | None = None,
         after_backward: Callable[[nn.Module], Any] | None = None,
+        salvage: bool = False,
     ) -> "Trajectory":
         """Open a saved run; the optimizer is rebuilt from the record.
 
         Args:
-            path: what was given to `save`.
+            path: what was given to `save`; or the folder that was given as `tape`: its last commit, and the run goes
+                on committing there.
             model: of the same architecture; its weights and buffers are overwritten.
             loss, data, lr, after_backward: as at the start of the run: functions are not in the file.
+            salvage: open a damaged folder with what is left of it, and give up the rest (steps that can no longer be
+                reached). Damaged files stay until `loschmidt runs prune`.
 
         Raises:
-            DamagedFile: not a saved run, or not the bits that were saved.
+            DamagedFile: not a saved run, or not the bits that were saved; of a folder it says what can be reached.
+            InUse: the folder is open elsewhere.
             InvalidSetting: another architecture, or an optimizer that is not known.
-            SourceChanged: the data is not the recorded one.
+            SourceChanged: the data is not the recorded one, or the environment gives other bits.
         """
-        return store.load(cls, path, model, loss, data, lr, after_backward)
+        functions = {"model": model, "loss": loss, "data": data, "lr": lr, "after_backward": after_backward}
+        if is_run(path):
+            return Folder.load(cls, Path(path), salvage, **functions)
+        return store.load(cls, path, **functions)

@@ -1,0 +1,412 @@
+"""A run in a folder: commits that a kill, a full disk or a damaged file cannot take away. Layout: `manifest`."""
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save as bytes_of_tensors
+
+from .. import files
+from ..errors import DamagedFile, InUse, InvalidSetting, NotWritten, OutOfReach, SourceChanged
+from ..exact import Journal, Lanes
+from ..exact.words import Chunk
+from . import chain, store
+from .environment import package_version
+from .manifest import (
+    COPY,
+    LOCK,
+    MANIFEST,
+    Commit,
+    File,
+    Heights,
+    Manifest,
+    Segment,
+    at_most,
+    is_run,
+    next_number,
+    read_manifest,
+    read_tensors,
+    strays,
+    trouble,
+)
+from .salvage import Found, survey
+from .salvage import whole_or_refused as _whole_or_refused
+
+if TYPE_CHECKING:
+    from .trajectory import Trajectory
+
+_SHARE = 0.05  # of the time that commits may take
+
+
+@dataclass(frozen=True)
+class InSegment:
+    """Words of one lane buffer that lie in a segment."""
+
+    folder: Path
+    segment: Segment
+    lane: int
+
+    def __len__(self) -> int:
+        return _at(self.segment.stop, self.lane) - _at(self.segment.start, self.lane)
+
+    def read(self) -> np.ndarray:
+        """The words, after the whole segment was checked."""
+        return read_tensors(self.folder, self.segment)[f"{self.lane}.words"].numpy().view(np.uint16)
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Words that are no longer held."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self) -> np.ndarray:
+        """Raises OutOfReach."""
+        raise OutOfReach("these words of the tape were given up (by `prune`, or with a damaged file).", "stay above.")
+
+
+class Folder:
+    """The folder of a run that this process has open.
+
+    Args:
+        path: the folder.
+        every: steps between commits, or None.
+        seconds: between commits, or None. Longer where a commit takes more than a twentieth of that.
+
+    Attributes:
+        manifest: of the last commit.
+        moved: whether the run has moved since.
+    """
+
+    def __init__(self, path: Path, every: int | None, seconds: float | None):
+        self.path, self.every, self.seconds = path, every, seconds
+        self.manifest: Manifest | None = None
+        self.moved = True
+        self._lock = FileLock(path / LOCK)
+        self._dead: set[str] = set()
+        self._whole: set[str] = set()  # segments that were read and found whole
+        self._ended, self._took = time.monotonic(), 0.0
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InUse(
+                f"{path} is open in another process, or in another Trajectory of this one.",
+                "close() that one first; `loschmidt runs show` only looks, and is always possible.",
+            ) from None
+        except OSError as error:
+            raise files.not_written(path, error) from error
+
+    @classmethod
+    def create(cls, traj: "Trajectory", path: Path, every: int | None, seconds: float | None) -> "Folder":
+        """Begin a run in a new or empty folder, with its first commit.
+
+        Raises:
+            InvalidSetting: there is something in it.
+            NotWritten: it cannot be written to.
+        """
+        if is_run(path):
+            raise InvalidSetting(
+                f"tape={str(path)!r}: that folder holds a run already.",
+                "open it with lo.Trajectory.load(folder, model=..., loss=..., data=...), or choose another folder.",
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(p.name != LOCK for p in path.iterdir()):
+                raise InvalidSetting(f"tape={str(path)!r}: that folder is not empty.", "choose a new or empty folder.")
+        except NotADirectoryError as error:
+            raise InvalidSetting(f"tape={str(path)!r} is not a folder.", "choose a new or empty folder.") from error
+        except FileExistsError as error:
+            raise InvalidSetting(f"tape={str(path)!r} is a file.", "choose a new or empty folder.") from error
+        except OSError as error:
+            raise files.not_written(path, error) from error
+        folder = cls(path, every, seconds)
+        try:
+            folder.commit(traj)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def load(cls, kind: type["Trajectory"], path: Path, salvage: bool, **functions: Any) -> "Trajectory":
+        """Open a run, rebuild it, and go on committing to it. Arguments and errors: `Trajectory.load`."""
+        folder, found = cls.open(path, salvage)
+        try:
+            try:
+                about = store.about_of(found.state)
+            except (KeyError, ValueError) as error:
+                raise DamagedFile(f"{path}: the state has no description.", "use another copy.") from error
+            with store.rebuilding(kind, path, found.state | _nothing(about), about, **functions) as traj:
+                folder.attach(traj, found, about["commit_every"], about["commit_seconds"])
+                traj.check_world()
+        except BaseException:
+            folder.close()
+            raise
+        return traj
+
+    @classmethod
+    def open(cls, path: Path, salvage: bool) -> "tuple[Folder, Found]":
+        """Open a run at its last commit, and read what is in it.
+
+        Args:
+            path: the folder.
+            salvage: go on with what is left of a damaged run.
+
+        Raises:
+            DamagedFile: what is lost, and what can still be reached.
+            InUse: somebody has it open.
+        """
+        folder = cls(path, None, None)
+        try:
+            found = survey(path).best() if salvage else _whole_or_refused(path)
+            folder.manifest = found.manifest
+            folder._dead = set() if salvage else set(strays(path, found.manifest))
+        except BaseException:
+            folder.close()
+            raise
+        return folder, found
+
+    def attach(self, traj: "Trajectory", found: "Found", every: int | None, seconds: float | None) -> None:
+        """Take over a run that was rebuilt from what `open` found."""
+        self.every, self.seconds = every, seconds
+        traj.folder, traj.optimizer.journal = self, found.journal
+        for i, lanes in enumerate(traj.tape):
+            lanes.moves = found.moves.get(i, [])
+            lanes.settle(_up_to(self.chunks(i), _at(found.manifest.last.tape, i)))
+            lanes.moves_floor = 0 if found.salvaged else len(lanes.moves)
+        found.journal.settle()
+        if found.salvaged:
+            found.journal.floor = found.journal.first
+            self.commit(traj, salvaged=True)
+        self.moved = False
+
+    def close(self) -> None:
+        """Let others open it."""
+        self._lock.release()
+
+    # -- committing ----------------------------------------------------------------------------------
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a commit. Uses a clock that cannot go backwards."""
+        if self.every is not None and abs(step - self.manifest.last.step) >= self.every:
+            return True
+        pause = None if self.seconds is None else max(self.seconds, self._took / _SHARE)
+        return pause is not None and time.monotonic() - self._ended >= pause
+
+    def commit(self, traj: "Trajectory", *, back: bool = False, salvaged: bool = False) -> None:
+        """Make the present state the one that is recovered.
+
+        Args:
+            traj: the run, at the boundary of two steps.
+            back: whether a seek is on its way back. Segments that are no longer needed then stay until `tidy`, since
+                the seek may return to where it compared digests last.
+            salvaged: whether this is the first commit after a salvage: what is there need not be what we left.
+
+        Raises:
+            NotWritten: the last commit stands, and so does the run in memory.
+            SourceChanged: the folder holds another run by now.
+        """
+        began = time.monotonic()
+        if not salvaged:
+            self._refuse_other_run()
+        number, new = next_number(self.path, self.manifest), []
+        try:
+            manifest, grown = self._next(traj, number, new)
+            data = manifest.encode()
+            for name in (COPY, MANIFEST):
+                files.write_new(self.path / f".{name}.tmp", data)
+            files.sync_folder(self.path)
+            for name in (COPY, MANIFEST):  # the second rename is the commit
+                (self.path / f".{name}.tmp").replace(self.path / name)
+            files.sync_folder(self.path)
+        except OSError as error:
+            self._remove(new)
+            raise files.not_written(self.path, error) from error
+        before, self.manifest = self.manifest, manifest
+        for i, lanes in enumerate(traj.tape):
+            lanes.settle(self.chunks(i) if grown else lanes.stack.chunks)
+        traj.journal.settle()
+        self.moved = False
+        if not salvaged:
+            self._dead |= {f.name for f in before.files()} if before else set()
+            self._dead -= {f.name for f in manifest.files()}
+        self._remove([name for name in self._dead if not (back and name.startswith("tape"))])
+        self._ended = time.monotonic()
+        self._took = self._ended - began
+
+    def tidy(self) -> None:
+        """Remove files that no commit needs."""
+        self._remove(list(self._dead))
+
+    def _next(self, traj: "Trajectory", number: int, new: list[str]) -> tuple[Manifest, bool]:
+        """Write the files of a commit, noting their names in `new`, and describe them; and whether the tape grew."""
+        opt, journal, before = traj.optimizer, traj.journal, self.manifest
+        lanes = opt.tape.lanes
+        words = (tuple(len(x.stack) for x in lanes), tuple(x.stack.floor for x in lanes))
+        records = (
+            (journal.steps, *(len(x.moves) for x in lanes)),
+            (journal.floor, *(x.moves_floor for x in lanes)),
+        )
+        tape, tape_anew = self._grow("tape", number, traj, *words, new)
+        kept, journal_anew = self._grow("journal", number, traj, *records, new)
+        state = self._write(f"state-{number:08d}.safetensors", store.core(traj), new)
+        now = Commit(
+            number=number,
+            step=traj.step,
+            first=max(traj.first, journal.first),
+            verified_from=journal.verified_from,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            state=state,
+            tape=words[0],
+            journal=records[0],
+            bits=traj.tape.bits,
+        )
+        older = before.commits[-1:] if before else ()
+        for heights, floor, anew in (("tape", words[1], tape_anew), ("journal", records[1], journal_anew)):
+            older = tuple(c for c in older if not anew or at_most(getattr(c, heights), floor))
+        commits = (*older, now)
+        manifest = Manifest(
+            run=before.run if before else uuid.uuid4().hex,
+            created=before.created if before else now.time,
+            loschmidt=package_version(),
+            optimizer=type(opt).__name__,
+            parameters=opt.numel,
+            commits=commits,
+            tape=chain.needed(tape, [c.tape for c in commits]),
+            journal=chain.needed(kept, [c.journal for c in commits]),
+            forgotten=before.forgotten if before else (),
+        )
+        return manifest, tape_anew
+
+    def _grow(
+        self, kind: str, number: int, traj: "Trajectory", heights: Heights, floor: Heights, new: list[str]
+    ) -> tuple[Sequence[Segment], bool]:
+        """The chain with a segment for what is above the floor, if there is anything; and whether there is."""
+        segments: Sequence[Segment] = getattr(self.manifest, kind) if self.manifest else ()
+        if not chain.is_above(heights, floor):
+            return segments, False
+        bottom = (self.manifest.forgotten if self.manifest else ()) if kind == "tape" else (traj.journal.first,)
+        kept = chain.kept_below(segments, floor)
+        tensors_from = _words_from if kind == "tape" else _records_from
+        size = sum(x.nbytes for x in tensors_from(traj, chain.base_of(segments, kept, bottom)).values())
+        kept = chain.absorbing(segments, kept, size)
+        base = chain.base_of(segments, kept, bottom)
+        file = self._write(f"{kind}-{number:08d}.safetensors", tensors_from(traj, base), new)
+        begun = segments[kept].steps[0] if kept < len(segments) else (segments[kept - 1].steps[1] if kept else 0)
+        start = tuple(_at(base, i) for i in range(len(heights)))
+        steps = (min(begun, traj.step), traj.step)
+        return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
+
+    def _write(self, name: str, tensors: dict[str, torch.Tensor], new: list[str]) -> File:
+        data = bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
+        new.append(name)
+        files.write_new(self.path / name, data)
+        self._whole.add(name)
+        return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
+
+    def chunks(self, lane: int) -> list[Chunk]:
+        """Handles to all words of a lane buffer that are written."""
+        below = _at(self.manifest.forgotten, lane)
+        held = [InSegment(self.path, s, lane) for s in self.manifest.tape]
+        return [x for x in (Forgotten(below), *held) if len(x)]
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+            self._dead.discard(name)
+
+    def _refuse_other_run(self) -> None:
+        if self.manifest is None:
+            return
+        try:
+            there = read_manifest(self.path)
+        except DamagedFile as error:
+            raise SourceChanged(
+                f"{self.path} no longer holds this run: {error.seen}", "call save(path) to keep the run elsewhere."
+            ) from error
+        if (there.run, there.last.number) != (self.manifest.run, self.manifest.last.number):
+            raise SourceChanged(
+                f"{self.path} holds another run, or another commit, than this process left there.",
+                "call save(path) to keep the run elsewhere.",
+            )
+
+    # -- before a seek -------------------------------------------------------------------------------
+
+    def check_space(self, traj: "Trajectory", target: int) -> None:
+        """Raise NotWritten if a seek will not fit on the disk."""
+        steps, opt = max(0, target - traj.step), traj.optimizer
+        taken = max(1, traj.step - traj.journal.first)
+        journal = steps * max(16.0, traj.journal.bytes / taken)
+        state = 2 * self.manifest.last.state.bytes
+        needed = steps * opt.numel * max(0.0, opt.price()) / 8 + journal + state
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise NotWritten(
+                f"seek({target}) will write about {needed / 1e6:,.0f} MB to {self.path}, where {free / 1e6:,.0f} MB "
+                "are free.",
+                "make room, or seek to a nearer step.",
+            )
+
+    def check_reach(self, target: int) -> None:
+        """Raise DamagedFile, before anything moves, if a segment that the way back needs is damaged."""
+        for segment in reversed(self.manifest.tape):
+            if segment.steps[1] <= target:
+                break
+            if segment.name in self._whole:
+                continue
+            wrong = trouble(self.path, segment)
+            if wrong:
+                raise DamagedFile(
+                    f"{self.path / segment.name} is {wrong}: steps below {segment.steps[1]} are lost.",
+                    f"seek({segment.steps[1]}) or later, or use another copy of the folder.",
+                )
+            self._whole.add(segment.name)
+
+
+def _nothing(about: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """An empty tape and journal, in whose place `Folder.attach` puts what there is."""
+    lanes = json.loads(about["meta"])["lanes"]
+    empty = Lanes(0).state()[0]
+    tape = {f"tape.{i}.{k}": v for i in range(len(lanes)) for k, v in empty.items() if k != "heads"}
+    return tape | {f"journal.{k}": v for k, v in Journal().state().items()}
+
+
+def _up_to(chunks: Sequence[Chunk], count: int) -> list[Chunk | np.ndarray]:
+    """The lowest `count` words; of a chunk that reaches above, what is below."""
+    out: list[Chunk | np.ndarray] = []
+    for chunk in chunks:
+        if count >= len(chunk):
+            out.append(chunk)
+        elif count:
+            out.append(chunk.read()[:count])
+        count = max(0, count - len(chunk))
+    return out
+
+
+def _at(heights: Heights, i: int) -> int:
+    return heights[i] if i < len(heights) else 0
+
+
+def _words_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
+    words = {i: x.stack.since(_at(base, i)) for i, x in enumerate(traj.tape)}
+    return {f"{i}.words": torch.from_numpy(x.view(np.int16)) for i, x in words.items()}
+
+
+def _records_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
+    tensors = traj.journal.state(max(base[0], traj.journal.first))
+    for i, lanes in enumerate(traj.tape):
+        tensors |= {f"{i}.{k}": v for k, v in lanes.moves_since(_at(base, i + 1)).items()}
+    return tensors

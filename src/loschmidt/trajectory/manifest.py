@@ -1,0 +1,255 @@
+"""What the folder of a run holds: one manifest, and files that it names, each with its size and digest.
+
+    manifest.json        the last two commits, and the segments they stand on; replaced atomically
+    manifest.copy.json   the same again
+    state-N.safetensors  integers, heads, buffers and settings of a commit
+    tape-N.safetensors   a segment: words of the tape between two commits
+    journal-N.safetensors  a segment: records of the journal, and the tape's moves, between two commits
+    lock                 held while a process has the run open
+
+Segments are immutable. A commit is a height on each of the two chains of segments; a chain may reach above it.
+"""
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of_bytes
+
+from ..errors import DamagedFile
+
+FORMAT = 1
+MANIFEST, COPY, LOCK = "manifest.json", "manifest.copy.json", "lock"
+_NAME = r"(state|tape|journal)-\d{8,12}\.safetensors"
+_OURS = re.compile(_NAME)
+_LARGEST_MANIFEST = 1 << 26
+_CHUNK = 1 << 22
+
+Count = Annotated[int, Field(ge=0)]
+Heights = tuple[Count, ...]
+"""How many items each stack of a chain holds: for the tape the words of each lane buffer; for the journal its steps
+(absolute, so beginning at the first that is held), then the moves of each lane buffer."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class File(_Record):
+    """A file of the folder: there and whole if it has this size and this BLAKE2b digest."""
+
+    name: Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+    bytes: Count
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Segment(File):
+    """Items `start` to `stop` of each stack, pushed in the steps from `steps[0]` to `steps[1]`."""
+
+    start: Heights
+    stop: Heights
+    steps: tuple[Count, Count]
+
+
+class Commit(_Record):
+    """A state that can be gone back to.
+
+    Attributes:
+        number: of this commit, counted from 1.
+        step: steps taken.
+        first: the lowest step that its journal and tape lead back to.
+        verified_from: as in the journal.
+        time: when, ISO 8601, by this machine's clock; for people only.
+        state: the file with the integers.
+        tape, journal: heights on the two chains.
+        bits: of the tape.
+    """
+
+    number: Count
+    step: Count
+    first: Count
+    verified_from: Count
+    time: str
+    state: File
+    tape: Heights
+    journal: Heights
+    bits: float
+
+
+class Manifest(_Record):
+    """All that a folder promises to hold.
+
+    Attributes:
+        run: random name of the run, in hexadecimal.
+        created: when, ISO 8601.
+        loschmidt: version that wrote it.
+        optimizer, parameters: for people.
+        commits: the newest last; one or two.
+        tape, journal: the chains, the lowest segment first.
+        forgotten: words of each lane buffer below the first segment of the tape, which are no longer held.
+    """
+
+    format: Count = FORMAT
+    run: str
+    created: str
+    loschmidt: str
+    optimizer: str
+    parameters: Count
+    commits: tuple[Commit, ...] = Field(min_length=1, max_length=2)
+    tape: tuple[Segment, ...] = ()
+    journal: tuple[Segment, ...] = ()
+    forgotten: Heights = ()
+
+    @property
+    def last(self) -> Commit:
+        """The newest commit."""
+        return self.commits[-1]
+
+    def files(self) -> Iterator[File]:
+        """All files named, each once."""
+        yield from (c.state for c in self.commits)
+        yield from self.tape
+        yield from self.journal
+
+    def encode(self) -> bytes:
+        """JSON with a digest of itself."""
+        body = self.model_dump(mode="json")
+        return (json.dumps({"digest": _digest_of(body)} | body, indent=1) + "\n").encode()
+
+
+def _digest_of(body: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=32).hexdigest()
+
+
+def at_most(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether every height of `a` is at most that of `b`; missing ones (stacks added later) are 0."""
+    return all(x <= y for x, y in zip_longest(a, b, fillvalue=0))
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder holds a run, whole or damaged."""
+    return any((Path(path) / name).is_file() for name in (MANIFEST, COPY))
+
+
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        DamagedFile: it is not there, is not what was written, or is of a newer format.
+    """
+    path = folder / name
+    text = read_whole(path, None)
+    spare = f"`{COPY}` has it again: open with salvage=True." if name == MANIFEST else "use another copy of the folder."
+    try:
+        body = json.loads(text)
+        recorded = body.pop("digest")
+        written = body["format"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"{path} is not a manifest of loschmidt, or is damaged ({error}).", spare) from error
+    if written != FORMAT:
+        raise DamagedFile(
+            f"{path} has format {written!r}; this version reads {FORMAT}.",
+            "use the version of loschmidt that wrote it.",
+        )
+    if recorded != _digest_of(body):
+        raise DamagedFile(f"{path} is not what was written: its digest differs.", spare)
+    try:
+        manifest = Manifest.model_validate(body)
+    except ValidationError as error:
+        raise DamagedFile(f"{path} is not a manifest that this version understands: {error}.", spare) from error
+    for chain, below in ((manifest.tape, manifest.forgotten), (manifest.journal, None)):
+        for segment in chain:
+            if not (below is None or (at_most(segment.start, below) and at_most(below, segment.start))):
+                raise DamagedFile(f"{path}: {segment.name} does not continue the segment before it.", spare)
+            below = segment.stop
+    return manifest
+
+
+def read_whole(path: Path, expected: int | None) -> bytes:
+    """All bytes of a regular file of the expected size (None: a manifest, of moderate size).
+
+    Raises:
+        DamagedFile: missing, not a regular file (links are not followed), or of another size. Nothing was read.
+    """
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        raise DamagedFile(
+            f"{path} is missing.", "use another copy of the folder, or open it with salvage=True."
+        ) from None
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}.", "look at the disk.") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise DamagedFile(f"{path} is not a regular file.", "use another copy of the folder.")
+    if about.st_size != expected and (expected is not None or about.st_size > _LARGEST_MANIFEST):
+        should = f"at most {_LARGEST_MANIFEST:,}" if expected is None else f"{expected:,}"
+        raise DamagedFile(
+            f"{path} has {about.st_size:,} bytes, and should have {should}.",
+            "use another copy of the folder, or open it with salvage=True.",
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}.", "look at the disk.") from error
+
+
+def read_tensors(folder: Path, file: File) -> dict[str, torch.Tensor]:
+    """The tensors of a file, which is checked first.
+
+    Raises:
+        DamagedFile: it is not what was written.
+    """
+    data = read_whole(folder / file.name, file.bytes)
+    if hashlib.blake2b(data, digest_size=32).hexdigest() != file.digest:
+        raise DamagedFile(
+            f"{folder / file.name} is not what was written: its digest differs.",
+            "use another copy of the folder, or open it with salvage=True.",
+        )
+    try:
+        return tensors_of_bytes(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{folder / file.name} cannot be read: {error}.", "use another copy.") from error
+
+
+def trouble(folder: Path, file: File) -> str | None:
+    """What is wrong with a file, or None; reads all of it, a piece at a time."""
+    path = folder / file.name
+    try:
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            return "not a regular file"
+        if about.st_size != file.bytes:
+            return f"{about.st_size:,} bytes, should be {file.bytes:,}"
+        h = hashlib.blake2b(digest_size=32)
+        with open(path, "rb") as f:
+            while piece := f.read(_CHUNK):
+                h.update(piece)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if h.hexdigest() == file.digest else "not what was written (its digest differs)"
+
+
+def strays(folder: Path, manifest: Manifest) -> list[str]:
+    """Our files in the folder that the manifest does not name: what a kill or a salvage left."""
+    named = {file.name for file in manifest.files()}
+    return sorted(p.name for p in folder.iterdir() if _is_ours(p.name) and p.name not in named)
+
+
+def _is_ours(name: str) -> bool:
+    return bool(_OURS.fullmatch(name)) or bool(re.fullmatch(r"\.manifest\..*\.(json|tmp)", name))
+
+
+def next_number(folder: Path, manifest: Manifest | None) -> int:
+    """A number that no file of the folder has."""
+    seen = [int(re.findall(r"\d+", p.name)[0]) for p in folder.iterdir() if _OURS.fullmatch(p.name)]
+    return 1 + max([0, *seen, *(c.number for c in manifest.commits)] if manifest else [0, *seen])

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import loschmidt as lo
 from loschmidt import live
-from loschmidt.errors import DamagedFile, InvalidSetting
+from loschmidt.errors import DamagedFile, InvalidSetting, NotWritten
 from loschmidt.live import display as module
 from loschmidt.live import draw
 from loschmidt.live.metrics import FIELDS
@@ -184,17 +184,8 @@ def test_a_display_costs_under_one_percent_of_a_millisecond_step(kind):
 def test_a_record_of_each_step_and_the_same_loss_both_ways(tmp_path):
     traj = small_run()
     path = tmp_path / "run" / "metrics.jsonl"
-    losses = {}
-
-    def both(batch_loss):
-        losses[traj.step] = float(batch_loss.detach())
-        return batch_loss
-
-    traj.loss_fn = lambda model, batch, inner=traj.loss_fn: both(inner(model, batch))
     with live.JSONL(path) as log:
-        to = live.writers(log)
-        traj.seek(20, on_step=lambda t: live.send(to, t, back=False, loss=losses[t.step - 1]))
-        traj.seek(5, on_step=lambda t: live.send(to, t, back=True, loss=t.loss))
+        traj.seek(20, metrics=log).seek(5, metrics=[log])
     found = live.read(path)
     assert [(r["step"], r["direction"]) for r in found] == [
         *((s, "forward") for s in range(20)),
@@ -289,7 +280,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
             return getattr(real, name)
 
     log._file = Full()
-    with pytest.raises(InvalidSetting, match="No space left"):
+    with pytest.raises(NotWritten, match="disk is full"):
         log({"step": 1})
     log._file = real
     log({"step": 2})
@@ -302,7 +293,6 @@ def test_refusals(tmp_path):
     notes.write_text("mine\n")
     for refused in (
         lambda: live.JSONL(notes),
-        lambda: live.JSONL(tmp_path),
         lambda: live.JSONL(tmp_path / "m", every=0),
         lambda: live.writers("metrics.jsonl"),
         lambda: live.writers([live.JSONL]),
@@ -310,6 +300,8 @@ def test_refusals(tmp_path):
         with pytest.raises(InvalidSetting, match="Remedy"):
             refused()
     assert notes.read_text() == "mine\n"
+    with pytest.raises(NotWritten, match="Remedy"):
+        live.JSONL(tmp_path)
     log = live.JSONL(tmp_path / "m")
     with pytest.raises(InvalidSetting, match="object"):
         log({"step": 0, "model": object()})
@@ -325,8 +317,7 @@ def test_refusals(tmp_path):
 def test_writers_are_spared_what_they_do_not_want(tmp_path):
     traj, seen = small_run(), []
     with live.JSONL(tmp_path / "m", every=4) as log:
-        to = live.writers([log, seen.append])
-        traj.seek(8, on_step=lambda t: live.send(to, t, back=False))
+        traj.seek(8, metrics=[log, seen.append])
     assert [r["step"] for r in live.read(tmp_path / "m")] == [0, 4] and len(seen) == 8
     live.send([log], types.SimpleNamespace(step=2), back=False)  # step 1 is not due: nothing is read, nothing written
 
@@ -355,3 +346,17 @@ def test_the_page_explains_each_field():
     page = (Path(__file__).parents[1] / "docs/live.md").read_text()
     for name, meaning in FIELDS.items():
         assert f"| `{name}` | {meaning} |".replace("forward or back |", "`forward` or `back` |") in page
+
+
+def test_a_seek_shows_how_far_it_is_and_what_stopped_it(capsys):
+    traj = small_run()
+    traj.seek(9, progress=True)
+    traj.seek(4, progress=True, on_step=lambda t: t.step == 6)
+    traj.seek(4, progress=None)
+    with pytest.raises(ZeroDivisionError):
+        traj.seek(0, progress=True, metrics=lambda record: 1 / (record["step"] - 2))
+    lines = [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[:2] == ["forward to step 9 ...", "forward to step 9: done"]
+    assert lines[3].startswith("back to step 4: ended at step 6, loss")
+    assert lines[5].startswith("back to step 0: stopped by ZeroDivisionError at 2 of 4, loss")
+    assert len(lines) == 6

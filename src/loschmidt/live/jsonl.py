@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedFile, InvalidSetting
-from ..files import finite
+from ..files import finite, not_written
 from .metrics import FIELDS, EachStep, Record
 
 _FORMAT = 1
@@ -32,8 +32,9 @@ class JSONL(EachStep):
         every: only steps that this divides are written.
 
     Raises:
-        InvalidSetting: the file cannot be written to, or is something else; or `every` is not a positive integer.
-            Later, if a record cannot be written (a full disk): what was written of it is cut away.
+        InvalidSetting: the file is something else, or `every` is not a positive integer.
+        NotWritten: it cannot be written to; also later, at a record that a full disk has no room for: what was
+            written of it is cut away.
     """
 
     def __init__(self, path: str | os.PathLike, every: int = 1):
@@ -43,7 +44,7 @@ class JSONL(EachStep):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(self.path, "a+")
         except OSError as error:
-            raise InvalidSetting(f"{path} cannot be written: {error.strerror}.", "choose another place.") from error
+            raise not_written(path, error) from error
         try:
             self._cut_torn_line()
             if self._file.seek(0, os.SEEK_END) == 0:
@@ -75,9 +76,7 @@ class JSONL(EachStep):
         except OSError as error:
             if done:
                 self._file.truncate(self._file.tell() - done)
-            raise InvalidSetting(
-                f"{self.path} cannot be written: {error.strerror}.", "make room, and go on from here."
-            ) from error
+            raise not_written(self.path, error) from error
 
     def _cut_torn_line(self) -> None:
         end = keep = self._file.seek(0, os.SEEK_END)

@@ -4,6 +4,7 @@ import os
 from numbers import Real
 
 from ..errors import InvalidSetting
+from ..files import not_written
 from .metrics import EachStep, Record
 
 _FLUSH_SECONDS = 5
@@ -19,7 +20,8 @@ class TensorBoard(EachStep):
         every: only steps that this divides are written.
 
     Raises:
-        InvalidSetting: the package tensorboard is missing, or the folder cannot be written to.
+        InvalidSetting: the package tensorboard is missing.
+        NotWritten: the folder cannot be written to.
     """
 
     def __init__(self, folder: str | os.PathLike, every: int = 1):
@@ -34,7 +36,7 @@ class TensorBoard(EachStep):
         try:
             self._writer = SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS)
         except OSError as error:
-            raise InvalidSetting(f"{folder} cannot be written: {error.strerror}.", "choose another place.") from error
+            raise not_written(folder, error) from error
 
     def write(self, record: Record) -> None:
         """Write the numbers of a record, over its "step"."""

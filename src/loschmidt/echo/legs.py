@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from .. import optim, physics
 from ..data import Schedule
 from ..errors import LatticeOverflow, NonFinite
+from ..exact import random
 from ..optim import ReversibleOptimizer
 from ..tasks import TASKS, Task
 from ..trajectory import Trajectory
@@ -24,6 +26,8 @@ from .plan import LegPlan
 
 Tick = Callable[[int, int], None]
 """Called with (steps done, steps to do)."""
+Prepare = Callable[[nn.Module, Task], None]
+"""Called with model and task before a look; what it changes is put back after the look."""
 _LOST = 0.1  # a float reversal has failed when its relative error passes this
 
 
@@ -60,8 +64,11 @@ def out(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
         energy["largest_change"] = max(abs(e - energies[0]) for e in energies)
     return {
         "task": plan.task,
+        "task_settings": task.settings,
+        "answer": task.answer,
         "optimizer": plan.optimizer,
         "settings": plan.settings,
+        "batch_size": plan.batch_size,
         "steps": traj.step,
         "parameters": opt.numel,
         "tape_bits": bits,
@@ -98,7 +105,10 @@ def back(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
 
 
 def perturbed(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
-    """From the turn with one parameter changed, back as far as it goes."""
+    """From the turn with one parameter changed, back as far as it goes.
+
+    The journal's running statistics of batch norm belong to the recorded path, so each look measures them anew.
+    """
     task, traj = _reopen(plan, folder)
     with traj.edit() as model:
         parameter = next(p for p in model.parameters() if p.requires_grad)
@@ -109,21 +119,26 @@ def perturbed(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
                 parameter.view(-1)[0], torch.full_like(value, math.copysign(math.inf, plan.perturb))
             )
             parameter.view(-1)[0] = value if value != parameter.view(-1)[0] else nearest
-    looks, _, reason = _return(plan, folder, traj, task, tick)
+    looks, _, reason = _return(plan, folder, traj, task, tick, _measure_statistics)
     ended = {"reached_step": traj.step, "ended_by": reason}
     return {"perturbed": _summary(looks[-1]) | ended, "looks_perturbed": looks}
 
 
 def floats(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
-    """The same program in the model's own floats, there and back from the start, and where that fails."""
+    """The same program in the model's own floats, there and back from the start, and where that fails.
+
+    The error is that of the parameters; batches, dropout and augmentation of a step are the exact run's, both ways.
+    """
     task, traj = _begin(plan)
     opt, steps = traj.optimizer, min(plan.float_steps, plan.steps)
     parameters = [p for p in traj.model.parameters() if p.requires_grad]
 
     def gradient(step: int) -> tuple[float, list[torch.Tensor]]:
         traj.model.zero_grad()
-        loss = task.loss(traj.model, traj.data(step))
-        loss.backward()
+        with random.isolated():  # the random numbers of the exact run, and on the way back once more the same ones
+            random.seed_all("step", plan.seed, step)
+            loss = task.loss(traj.model, traj.data(step))
+            loss.backward()
         return float(loss.detach()), [p.grad for p in parameters]
 
     settings = {**opt.defaults, **plan.settings}
@@ -174,21 +189,21 @@ def _reopen(plan: LegPlan, folder: Path) -> tuple[Task, Trajectory]:
 
 
 def _data(plan: LegPlan, task: Task) -> Schedule:
-    return Schedule(task.train, plan.batch_size, seed=plan.seed)
+    return Schedule(task.train, plan.batch_size, seed=plan.seed, augment=task.augment)
 
 
 def _return(
-    plan: LegPlan, folder: Path, traj: Trajectory, task: Task, tick: Tick
+    plan: LegPlan, folder: Path, traj: Trajectory, task: Task, tick: Tick, prepare: Prepare | None = None
 ) -> tuple[list[dict[str, Any]], float, str | None]:
     """Seek back to 0, looking at the steps at which `out` looked. Returns looks, seconds, and what ended it early."""
     path, turn = _read(folder, plan), traj.step
-    looks, looking, began, reason = [_look(traj, task, path)], 0.0, time.perf_counter(), None
+    looks, looking, began, reason = [_look(traj, task, path, prepare)], 0.0, time.perf_counter(), None
 
     def on_step(traj: Trajectory) -> None:
         nonlocal looking
         if f"q.{traj.step}" in path:
             since = time.perf_counter()
-            looks.append(_look(traj, task, path))
+            looks.append(_look(traj, task, path, prepare))
             tick(turn - traj.step, turn)
             looking += time.perf_counter() - since
 
@@ -196,17 +211,23 @@ def _return(
         traj.seek(0, on_step=on_step)
     except (LatticeOverflow, NonFinite) as error:
         reason = error.seen
-        looks.append(_look(traj, task, path))
+        looks.append(_look(traj, task, path, prepare))
     return looks, time.perf_counter() - began - looking, reason
 
 
-def _look(traj: Trajectory, task: Task, path: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+def _look(
+    traj: Trajectory, task: Task, path: dict[str, torch.Tensor] | None = None, prepare: Prepare | None = None
+) -> dict[str, Any]:
+    train, test = task.probe or (task.train, task.test)
     with traj.evaluating() as model, torch.no_grad():
+        if prepare is not None:
+            prepare(model, task)
         look = {
             "step": traj.step,
-            "train_loss": float(task.loss(model, task.train)),
-            "train_accuracy": task.accuracy(model, task.train),
-            "test_accuracy": task.accuracy(model, task.test),
+            "train_loss": float(task.loss(model, train)),
+            "test_loss": float(task.loss(model, test)),
+            "train_accuracy": task.accuracy(model, train),
+            "test_accuracy": task.accuracy(model, test),
         }
     if path is not None and f"q.{traj.step}" in path:
         resolution = traj.optimizer.resolution
@@ -215,8 +236,20 @@ def _look(traj: Trajectory, task: Task, path: dict[str, torch.Tensor] | None = N
     return look
 
 
+def _measure_statistics(model: nn.Module, task: Task) -> None:
+    """Set running statistics of batch norm to those of the training data at the present weights."""
+    norms = {m: m.momentum for m in model.modules() if getattr(m, "running_mean", None) is not None}
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train().momentum = None  # a plain average over what it sees
+    if norms:
+        task.loss(model, (task.probe or (task.train, task.test))[0])
+    for norm, momentum in norms.items():
+        norm.eval().momentum = momentum
+
+
 def _summary(look: dict[str, Any]) -> dict[str, float]:
-    return {k: look[k] for k in ("train_loss", "train_accuracy", "test_accuracy")}
+    return {k: look[k] for k in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
 
 
 def _integers(opt: ReversibleOptimizer) -> dict[str, torch.Tensor]:

@@ -29,7 +29,9 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
         top.plot(times, [x["train_accuracy"] for x in looks], color=color, lw=1, ls=":")
     top.plot([x["step"] for x in out], [x["train_accuracy"] for x in out], color=_OUT, lw=1, ls=":")
     top.plot([], [], color="0.4", lw=1, ls=":", label="(dotted: on the training set)")
-    top.set(ylabel="test accuracy", ylim=(-0.03, 1.05))
+    highest = max((x[k] for x in (*out, *back, *perturbed) for k in (accuracy, "train_accuracy")), default=1.0)
+    top.set(ylabel=f"test accuracy\n(share of {run.get('answer', 'right answers')})")
+    top.set_ylim(-0.03, min(1.05, 1.2 * highest + 0.05))
     fig.legend(loc="outside lower center", ncols=2, frameon=False)
     top.set_title(
         f"{run['task']}, {run['optimizer']}: {turn:,} steps of training, and the way back", loc="left", fontsize=12
@@ -41,7 +43,8 @@ def draw(run: dict[str, Any], path: str | os.PathLike) -> None:
     for ax in (top, bottom):
         ax.axvline(turn, color="0.6", lw=1)
         ax.spines[["top", "right"]].set_visible(False)
-    top.annotate("the turn", (turn, 0.15), xytext=(4, 0), textcoords="offset points", color="0.4", rotation=90)
+    place = {"xycoords": top.get_xaxis_transform(), "xytext": (4, 0), "textcoords": "offset points"}
+    top.annotate("the turn", (turn, 0.17), **place, color="0.4", rotation=90)
     with written_atomically(path) as temporary:
         fig.savefig(temporary, dpi=130)
     plt.close(fig)

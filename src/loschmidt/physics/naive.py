@@ -65,6 +65,9 @@ class NaiveRun:
     Args:
         parameters: tensors that the gradient function reads; changed in place. Their dtype is that of the state.
         gradient: computes loss and gradients of a step at the present parameters: step -> (loss, list of tensors).
+            A step is evaluated again on the way back: with the same batch and the same dropout, or nothing is undone.
+            Module buffers are not this class's care: batch norm's running statistics, which no gradient in train
+            mode reads, go on changing on the way back.
         kicks: as in an optimizer.
         drifts: as in an optimizer.
         settings: hyper-parameters that the ops read.

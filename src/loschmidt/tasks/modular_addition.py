@@ -58,6 +58,7 @@ def modular_addition(
             "seed": seed,
             "dtype": str(dtype).removeprefix("torch."),
         },
+        answer="sums right",
     )
 
 

@@ -11,7 +11,7 @@ SRC = ROOT / "src" / "loschmidt"
 FILES = {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.py"))}
 
 FLOORS = [  # from the bottom up; rooms on one floor do not import each other
-    {"errors"},
+    {"errors", "interrupt"},
     {"files"},
     {"exact", "live"},
     {"dynamics"},

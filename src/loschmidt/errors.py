@@ -77,3 +77,7 @@ class InUse(LoschmidtError, RuntimeError):
 
 class BelowResolution(UserWarning):
     """Updates smaller than the lattice resolution, which move nothing."""
+
+
+class EnvironmentChanged(UserWarning):
+    """A run goes on in another environment, in which the last step has the same bits."""

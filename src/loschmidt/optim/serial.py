@@ -165,7 +165,12 @@ def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
 
 
 def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
-    """Go back to a snapshot, any number of times."""
+    """Go back to a snapshot, any number of times. Param groups that were added since then go."""
+    for s in optimizer._slots[len(saved["counts"]) :]:
+        optimizer.state.pop(s.parameter, None)
+    lists = {"counts": optimizer._slots, "lanes": optimizer.tape.lanes, "groups": optimizer.param_groups}
+    for key, held in lists.items():
+        del held[len(saved[key]) :]
     for (block, _), lattices in zip(flat.by_block(optimizer._slots), saved["blocks"], strict=True):
         for name, (n, exponent) in lattices.items():
             lattice = block.lattices[name]

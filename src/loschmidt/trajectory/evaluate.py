@@ -8,6 +8,7 @@ import torch
 from ..errors import InvalidSetting, Nondeterministic, SourceChanged
 from ..exact import digest, random
 from ..exact.digest import raw_bytes
+from . import surroundings
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -18,7 +19,9 @@ def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tens
 
     Seeds torch, numpy and `random`; whoever calls puts their states back.
     """
-    traj.optimizer.zero_grad()
+    if backward:
+        traj.optimizer.zero_grad()
+        traj.model.zero_grad()  # parameters that the optimizer does not hold: clipping would see old gradients
     random.seed_all("step", traj.seed, step)
     batch = traj.data(step)
     if batch is None:
@@ -49,7 +52,7 @@ def preflight(traj: "Trajectory") -> bool:
         Nondeterministic: naming the first tensor that differs.
         SourceChanged: the batch source gave two different batches for one step.
     """
-    step, buffers = traj.step, traj.buffers.snapshot()
+    step, buffers, untracked = traj.step, traj.buffers.snapshot(), surroundings.checksums(traj)
     if digest_of(traj.data(step)) != digest_of(traj.data(step)):
         raise SourceChanged(
             f"the batch source gave two different batches for step {step}.",
@@ -66,6 +69,13 @@ def preflight(traj: "Trajectory") -> bool:
         tensors |= {f"buffer {name}": value.clone() for name, (value, _) in traj.buffers.snapshot().items()}
         seen.append(tensors)
     traj.optimizer.zero_grad()
+    for name, bits in surroundings.checksums(traj).items():
+        if bits != untracked.get(name, bits):
+            raise Nondeterministic(
+                f"evaluating step {step} changed {name}, a parameter that no param group holds (a running average?), "
+                "and what changes outside the optimizer cannot be put back.",
+                "make it a buffer: register_buffer().",
+            )
     first, second = seen
     for name in first.keys() | second.keys():
         a, b = first.get(name), second.get(name)

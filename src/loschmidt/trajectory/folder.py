@@ -1,39 +1,30 @@
 """A run in a folder: commits that a kill, a full disk or a damaged file cannot take away. Layout: `manifest`."""
 
-import hashlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save as bytes_of_tensors
 
 from .. import files
 from ..errors import DamagedFile, InUse, InvalidSetting, NotWritten, OutOfReach, SourceChanged
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk
-from . import chain, store
-from .environment import package_version
+from . import store
+from .commit import Writing, at
 from .manifest import (
     COPY,
     LOCK,
     MANIFEST,
-    Commit,
-    File,
-    Heights,
     Manifest,
     Segment,
-    at_most,
     is_run,
-    next_number,
     read_manifest,
     read_tensors,
     strays,
@@ -57,7 +48,7 @@ class InSegment:
     lane: int
 
     def __len__(self) -> int:
-        return _at(self.segment.stop, self.lane) - _at(self.segment.start, self.lane)
+        return at(self.segment.stop, self.lane) - at(self.segment.start, self.lane)
 
     def read(self) -> np.ndarray:
         """The words, after the whole segment was checked."""
@@ -185,7 +176,7 @@ class Folder:
         traj.folder, traj.optimizer.journal = self, found.journal
         for i, lanes in enumerate(traj.tape):
             lanes.moves = found.moves.get(i, [])
-            lanes.settle(_up_to(self.chunks(i), _at(found.manifest.last.tape, i)))
+            lanes.settle(_up_to(self.chunks(i), at(found.manifest.last.tape, i)))
             lanes.moves_floor = 0 if found.salvaged else len(lanes.moves)
         found.journal.settle()
         if found.salvaged:
@@ -222,9 +213,9 @@ class Folder:
         began = time.monotonic()
         if not salvaged:
             self._refuse_other_run()
-        number, new = next_number(self.path, self.manifest), []
+        writing = Writing(self.path, self.manifest)
         try:
-            manifest, grown = self._next(traj, number, new)
+            manifest, grown = writing.commit(traj)
             data = manifest.encode()
             for name in (COPY, MANIFEST):
                 files.write_new(self.path / f".{name}.tmp", data)
@@ -233,9 +224,10 @@ class Folder:
                 (self.path / f".{name}.tmp").replace(self.path / name)
             files.sync_folder(self.path)
         except OSError as error:
-            self._remove(new)
+            self._remove(writing.new)
             raise files.not_written(self.path, error) from error
         before, self.manifest = self.manifest, manifest
+        self._whole |= set(writing.new)
         for i, lanes in enumerate(traj.tape):
             lanes.settle(self.chunks(i) if grown else lanes.stack.chunks)
         traj.journal.settle()
@@ -251,75 +243,9 @@ class Folder:
         """Remove files that no commit needs."""
         self._remove(list(self._dead))
 
-    def _next(self, traj: "Trajectory", number: int, new: list[str]) -> tuple[Manifest, bool]:
-        """Write the files of a commit, noting their names in `new`, and describe them; and whether the tape grew."""
-        opt, journal, before = traj.optimizer, traj.journal, self.manifest
-        lanes = opt.tape.lanes
-        words = (tuple(len(x.stack) for x in lanes), tuple(x.stack.floor for x in lanes))
-        records = (
-            (journal.steps, *(len(x.moves) for x in lanes)),
-            (journal.floor, *(x.moves_floor for x in lanes)),
-        )
-        tape, tape_anew = self._grow("tape", number, traj, *words, new)
-        kept, journal_anew = self._grow("journal", number, traj, *records, new)
-        state = self._write(f"state-{number:08d}.safetensors", store.core(traj), new)
-        now = Commit(
-            number=number,
-            step=traj.step,
-            first=max(traj.first, journal.first),
-            verified_from=journal.verified_from,
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            state=state,
-            tape=words[0],
-            journal=records[0],
-            bits=traj.tape.bits,
-        )
-        older = before.commits[-1:] if before else ()
-        for heights, floor, anew in (("tape", words[1], tape_anew), ("journal", records[1], journal_anew)):
-            older = tuple(c for c in older if not anew or at_most(getattr(c, heights), floor))
-        commits = (*older, now)
-        manifest = Manifest(
-            run=before.run if before else uuid.uuid4().hex,
-            created=before.created if before else now.time,
-            loschmidt=package_version(),
-            optimizer=type(opt).__name__,
-            parameters=opt.numel,
-            commits=commits,
-            tape=chain.needed(tape, [c.tape for c in commits]),
-            journal=chain.needed(kept, [c.journal for c in commits]),
-            forgotten=before.forgotten if before else (),
-        )
-        return manifest, tape_anew
-
-    def _grow(
-        self, kind: str, number: int, traj: "Trajectory", heights: Heights, floor: Heights, new: list[str]
-    ) -> tuple[Sequence[Segment], bool]:
-        """The chain with a segment for what is above the floor, if there is anything; and whether there is."""
-        segments: Sequence[Segment] = getattr(self.manifest, kind) if self.manifest else ()
-        if not chain.is_above(heights, floor):
-            return segments, False
-        bottom = (self.manifest.forgotten if self.manifest else ()) if kind == "tape" else (traj.journal.first,)
-        kept = chain.kept_below(segments, floor)
-        tensors_from = _words_from if kind == "tape" else _records_from
-        size = sum(x.nbytes for x in tensors_from(traj, chain.base_of(segments, kept, bottom)).values())
-        kept = chain.absorbing(segments, kept, size)
-        base = chain.base_of(segments, kept, bottom)
-        file = self._write(f"{kind}-{number:08d}.safetensors", tensors_from(traj, base), new)
-        begun = segments[kept].steps[0] if kept < len(segments) else (segments[kept - 1].steps[1] if kept else 0)
-        start = tuple(_at(base, i) for i in range(len(heights)))
-        steps = (min(begun, traj.step), traj.step)
-        return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
-
-    def _write(self, name: str, tensors: dict[str, torch.Tensor], new: list[str]) -> File:
-        data = bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
-        new.append(name)
-        files.write_new(self.path / name, data)
-        self._whole.add(name)
-        return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
-
     def chunks(self, lane: int) -> list[Chunk]:
         """Handles to all words of a lane buffer that are written."""
-        below = _at(self.manifest.forgotten, lane)
+        below = at(self.manifest.forgotten, lane)
         held = [InSegment(self.path, s, lane) for s in self.manifest.tape]
         return [x for x in (Forgotten(below), *held) if len(x)]
 
@@ -394,19 +320,3 @@ def _up_to(chunks: Sequence[Chunk], count: int) -> list[Chunk | np.ndarray]:
             out.append(chunk.read()[:count])
         count = max(0, count - len(chunk))
     return out
-
-
-def _at(heights: Heights, i: int) -> int:
-    return heights[i] if i < len(heights) else 0
-
-
-def _words_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
-    words = {i: x.stack.since(_at(base, i)) for i, x in enumerate(traj.tape)}
-    return {f"{i}.words": torch.from_numpy(x.view(np.int16)) for i, x in words.items()}
-
-
-def _records_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
-    tensors = traj.journal.state(max(base[0], traj.journal.first))
-    for i, lanes in enumerate(traj.tape):
-        tensors |= {f"{i}.{k}": v for k, v in lanes.moves_since(_at(base, i + 1)).items()}
-    return tensors

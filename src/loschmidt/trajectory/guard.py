@@ -1,12 +1,13 @@
 """What is refused before a trajectory moves: wrong arguments, edits from outside, another world."""
 
+from operator import index
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..errors import EditedOutside, InvalidSetting, ReplayMismatch, SourceChanged
+from ..errors import EditedOutside, EnvironmentChanged, InvalidSetting, OutOfReach, ReplayMismatch, SourceChanged
 from ..optim import ReversibleOptimizer, flat
 from . import environment, record, surroundings
 
@@ -45,6 +46,21 @@ def refuse_intervals(digest_every: Any, commit_every: Any, commit_seconds: Any) 
             raise InvalidSetting(f"{name}={value!r} is not a positive whole number.", "use 100, or None.")
     if commit_seconds is not None and not (isinstance(commit_seconds, (int, float)) and commit_seconds >= 0):
         raise InvalidSetting(f"commit_seconds={commit_seconds!r} is not a number of seconds.", "use 10, or None.")
+
+
+def reachable(traj: "Trajectory", step: int) -> int:
+    """The step as an int; raises InvalidSetting if it is none, OutOfReach if the journal does not hold it."""
+    try:
+        if isinstance(step, bool):
+            raise TypeError
+        step = index(step)
+    except TypeError:
+        raise InvalidSetting(f"seek({step!r}): a step is a whole number.", "pass an int.") from None
+    first = max(traj.first, traj.journal.first)
+    if step < first:
+        why = "below 0" if step < 0 else f"below step {first}, the first that this trajectory's journal holds"
+        raise OutOfReach(f"seek({step}) is {why}.", f"seek to step {first} or later.")
+    return step
 
 
 def refuse_edits(traj: "Trajectory") -> None:
@@ -87,17 +103,29 @@ def refuse_other_data(traj: "Trajectory") -> None:
 
 
 def refuse_other_environment(traj: "Trajectory") -> None:
-    """Raise SourceChanged if the environment changed, unless it undoes the last step with the same bits."""
-    now = environment.record(device_of(traj.optimizer))
+    """Raise SourceChanged if the environment changed, unless the last step has the same bits in it.
+
+    Says what differs either way: in the error, or in a warning.
+    """
+    now = environment.record(device_of(traj.optimizer), traj.model)
     if now == traj.environment:
         return
-    if traj.step > max(traj.first, traj.journal.first) and not _undoes_last_step(traj):
-        changed = "; ".join(environment.differences(traj.environment, now))
+    changed = "; ".join(environment.differences(traj.environment, now))
+    if traj.step <= max(traj.first, traj.journal.first):
+        said = "no step is recorded yet to compare with"
+    elif _undoes_last_step(traj):
+        said = "the last step was undone and taken again, with the same bits"
+    else:
         raise SourceChanged(
             f"the environment is not the recorded one, and gives the last step other bits: {changed}.",
             "go back to the recorded environment (threads, versions, device, flags).",
         )
     traj.environment = now
+    traj.optimizer.warn_once(
+        f"environment {changed}",
+        f"the environment changed ({changed}); {said}. Remedy: call preflight(), or go back to the recorded one.",
+        EnvironmentChanged,
+    )
 
 
 def _undoes_last_step(traj: "Trajectory") -> bool:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..errors import DamagedFile, InvalidSetting, LoschmidtError
+from ..errors import DamagedFile, InvalidSetting, LoschmidtError, SourceChanged
 from ..exact import digest
 from ..files import written_atomically
 from ..optim import ReversibleOptimizer, serial
@@ -78,6 +78,8 @@ def describe(traj: "Trajectory") -> dict[str, Any]:
         "commit_every": traj.commit_every,
         "commit_seconds": traj.commit_seconds,
         "modes": traj.modes,
+        "frozen": [name for name, p in traj.model.named_parameters() if not p.requires_grad],
+        "functions": _functions(traj.lr, traj.after_backward),
         "fingerprint": traj.fingerprint,
         "environment": traj.environment,
     }
@@ -96,6 +98,11 @@ def _layout(model: nn.Module) -> dict[str, str]:
     """What the weights of a run fit: name -> dtype and shape of each parameter and buffer."""
     named = [("parameter", model.named_parameters()), ("buffer", _buffers(model).items())]
     return {f"{kind} {name}": f"{x.dtype} {tuple(x.shape)}" for kind, items in named for name, x in items}
+
+
+def _functions(lr: Any, after_backward: Any) -> dict[str, bool]:
+    """Which functions a run has; they themselves are not in a file."""
+    return {"lr": lr is not None, "after_backward": after_backward is not None}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +155,14 @@ def _rebuild(
     lr: Callable | None,
     after_backward: Callable | None,
 ) -> "Trajectory":
+    for name, had in about["functions"].items():
+        if had != _functions(lr, after_backward)[name]:
+            raise SourceChanged(
+                f"this run {'has' if had else 'has no'} function {name}, which is not in its file.",
+                f"pass {name}= as at the start of the run." if had else f"leave {name}= out.",
+            )
+    for name, p in model.named_parameters():
+        p.requires_grad_(name not in about["frozen"])
     opt = _optimizer(about, model)
     _fill(tensors, "untracked", dict(model.named_parameters()))
     state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
@@ -203,6 +218,7 @@ def _refuse_other_architecture(path: Path, saved: dict[str, str], present: dict[
 def _put_back_on_failure(model: nn.Module) -> Iterator[None]:
     tensors = [*model.parameters(), *_buffers(model).values()]
     held, modes = [x.detach().clone() for x in tensors], [(m, m.training) for m in model.modules()]
+    wants = [(p, p.requires_grad) for p in model.parameters()]
     try:
         yield
     except BaseException:
@@ -211,6 +227,8 @@ def _put_back_on_failure(model: nn.Module) -> Iterator[None]:
                 x.copy_(value)
         for module, mode in modes:
             module.training = mode
+        for p, flag in wants:
+            p.requires_grad_(flag)
         raise
 
 

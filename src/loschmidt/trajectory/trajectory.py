@@ -1,8 +1,8 @@
 """`Trajectory`: a training run as a path in time, along which one can go to any step, forward or back."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import interrupt, live
-from ..errors import InvalidSetting, LoschmidtError, NotWritten, OutOfReach, ReplayMismatch, SourceChanged
+from .. import live
+from ..errors import SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, flat, serial
@@ -19,6 +19,7 @@ from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
 from .folder import Folder
 from .manifest import is_run
+from .seek import seek
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -44,7 +45,8 @@ class Trajectory:
         seed: key of the random numbers that passes draw (dropout).
         tape: None: in memory. A new or empty folder: the run is committed to it as it goes, and `load(folder)` opens it
             at its last commit after a kill, a full disk or a power cut. Parameters and state, not only the tape.
-        lr: step -> factor on each group's learning rate at the start of the run.
+        lr: step -> factor on each group's learning rate at the start of the run. It sets `group["lr"]` anew at each
+            step, so edits of that have no effect beside it.
         after_backward: called with the model after backward: clipping and the like.
         digest_every: steps between digests in the journal; None for none.
         commit_every: steps between commits to the folder, on either leg; None: only by time.
@@ -89,13 +91,11 @@ class Trajectory:
         self.seed, self.lr, self.after_backward, self.digest_every = seed, lr, after_backward, digest_every
         opt.name_parameters({id(p): name for name, p in model.named_parameters()})
         self.buffers = opt.passes.buffers
-        self.buffers.forget()
-        for name, module in model.named_modules():
-            self.buffers.see(module, name)
+        self._see_buffers()
         self.base_lr = [self._base_lr(group) for group in opt.param_groups]
         self.first = opt.steps
         self.fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else None
-        self.environment = environment.record(guard.device_of(opt))
+        self.environment = environment.record(guard.device_of(opt), model)
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
@@ -174,32 +174,7 @@ class Trajectory:
             DamagedFile, NotWritten: the folder does not hold what the way back needs, or has no room: before anything
                 moved. NotWritten also from a commit on the way: the run is where it was then.
         """
-        target = self._reachable(step)
-        writers = live.writers(metrics)
-        with random.isolated():
-            self._check_surroundings()
-            back = target < self.step
-            if self.folder is not None:
-                self.folder.check_reach(target) if back else self.folder.check_space(self, target)
-            good = record.hold(self) if back and record.ahead(self, target) else None
-            total, done, job = abs(target - self.step), 0, f"{'back' if back else 'forward'} to step {target}"
-            with self._kept_on_error(), live.choose(progress) as display, interrupt.patient() as interrupted:
-                display.begin(job, total)
-                while self.step != target and not interrupted():
-                    if back:
-                        good = self._back(good)
-                    else:
-                        self._forward()
-                    done += 1
-                    self._committed(back)
-                    display.update(job, done, loss=self._last_loss)
-                    live.send(writers, self, back=back, loss=self._last_loss)
-                    if on_step is not None and on_step(self):
-                        break
-                display.end(job, "" if self.step == target else f"ended at step {self.step}")
-                if interrupted():
-                    raise KeyboardInterrupt(f"interrupted at step {self.step}; the run stands there.")
-        return self
+        return seek(self, guard.reachable(self, step), progress, on_step, live.writers(metrics))
 
     def commit(self) -> None:
         """Commit to the folder now, if there is one and the run has moved since the last commit."""
@@ -215,32 +190,20 @@ class Trajectory:
             self.folder.close()
             self.folder = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Trajectory":
+        """An independent run in memory, at the same step, on the same data."""
+        twin = object.__new__(type(self))
+        memo |= {id(self): twin, id(self.data): self.data, id(self.folder): None}
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin.buffers = twin.optimizer.passes.buffers
+        twin._see_buffers()
+        return twin
+
     def __enter__(self) -> "Trajectory":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _committed(self, back: bool) -> None:
-        if self.folder is not None:
-            self.folder.moved = True
-            if self.folder.due(self.step):
-                self.folder.commit(self, back=back)
-
-    @contextmanager
-    def _kept_on_error(self) -> Iterator[None]:
-        """Commit at the end; also after an error that leaves a good state, without hiding it."""
-        try:
-            yield
-        except (ReplayMismatch, NotWritten):
-            raise
-        except BaseException as error:
-            try:
-                self.commit()
-            except LoschmidtError as second:
-                error.add_note(f"and it could not be committed: {second}")
-            raise
-        self.commit()
 
     def _forward(self) -> None:
         step, opt = self.step, self.optimizer
@@ -275,19 +238,6 @@ class Trajectory:
         passes.visits += 1  # after `evaluate`, which clears gradients and so begins the count anew
         passes.note(self.buffers.changed())
         return loss
-
-    def _reachable(self, step: int) -> int:
-        try:
-            if isinstance(step, bool):
-                raise TypeError
-            step = index(step)
-        except TypeError:
-            raise InvalidSetting(f"seek({step!r}): a step is a whole number.", "pass an int.") from None
-        first = max(self.first, self.journal.first)
-        if step < first:
-            why = "below 0" if step < 0 else f"below step {first}, the first that this trajectory's journal holds"
-            raise OutOfReach(f"seek({step}) is {why}.", f"seek to step {first} or later.")
-        return step
 
     # -- excursions ----------------------------------------------------------------------------------
 
@@ -381,6 +331,11 @@ class Trajectory:
         self.check_world()
         if not self._checked:
             self.preflight()
+
+    def _see_buffers(self) -> None:
+        self.buffers.forget()
+        for name, module in self.model.named_modules():
+            self.buffers.see(module, name)
 
     def _adopt_surroundings(self) -> None:
         self.buffers.changed(full=True)

@@ -1,0 +1,118 @@
+"""Writing the files of one commit: the state, and a segment of tape and of journal if there is something new."""
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save as bytes_of_tensors
+
+from .. import files
+from . import chain, store
+from .environment import package_version
+from .manifest import Commit, File, Heights, Manifest, Segment, at_most, next_number
+
+if TYPE_CHECKING:
+    from .trajectory import Trajectory
+
+
+class Writing:
+    """One commit being written. Nothing refers to its files until the manifest is replaced.
+
+    Args:
+        folder: of the run.
+        before: the manifest of the last commit, or None.
+
+    Attributes:
+        number: of the commit; no file of the folder has it.
+        new: names of the files written so far.
+    """
+
+    def __init__(self, folder: Path, before: Manifest | None):
+        self.folder, self.before = folder, before
+        self.number, self.new = next_number(folder, before), list[str]()
+
+    def commit(self, traj: "Trajectory") -> tuple[Manifest, bool]:
+        """Write the files of a commit of the present state, and describe them; and whether the tape's chain grew."""
+        opt, journal, before = traj.optimizer, traj.journal, self.before
+        lanes = opt.tape.lanes
+        words = (tuple(len(x.stack) for x in lanes), tuple(x.stack.floor for x in lanes))
+        records = (
+            (journal.steps, *(len(x.moves) for x in lanes)),
+            (journal.floor, *(x.moves_floor for x in lanes)),
+        )
+        tape, tape_anew = self._grow("tape", traj, *words)
+        kept, journal_anew = self._grow("journal", traj, *records)
+        state = self._write("state", store.core(traj))
+        now = Commit(
+            number=self.number,
+            step=traj.step,
+            first=max(traj.first, journal.first),
+            verified_from=journal.verified_from,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            state=state,
+            tape=words[0],
+            journal=records[0],
+            bits=traj.tape.bits,
+        )
+        older = before.commits[-1:] if before else ()
+        for heights, floor, anew in (("tape", words[1], tape_anew), ("journal", records[1], journal_anew)):
+            older = tuple(c for c in older if not anew or at_most(getattr(c, heights), floor))
+        commits = (*older, now)
+        manifest = Manifest(
+            run=before.run if before else uuid.uuid4().hex,
+            created=before.created if before else now.time,
+            loschmidt=package_version(),
+            optimizer=type(opt).__name__,
+            parameters=opt.numel,
+            commits=commits,
+            tape=chain.needed(tape, [c.tape for c in commits]),
+            journal=chain.needed(kept, [c.journal for c in commits]),
+            forgotten=before.forgotten if before else (),
+        )
+        return manifest, tape_anew
+
+    def _grow(self, kind: str, traj: "Trajectory", heights: Heights, floor: Heights) -> tuple[Sequence[Segment], bool]:
+        """The chain with a segment for what is above the floor, if there is anything; and whether there is."""
+        segments: Sequence[Segment] = getattr(self.before, kind) if self.before else ()
+        if not chain.is_above(heights, floor):
+            return segments, False
+        bottom = (self.before.forgotten if self.before else ()) if kind == "tape" else (traj.journal.first,)
+        kept = chain.kept_below(segments, floor)
+        tensors_from = _words_from if kind == "tape" else _records_from
+        size = sum(x.nbytes for x in tensors_from(traj, chain.base_of(segments, kept, bottom)).values())
+        kept = chain.absorbing(segments, kept, size)
+        base = chain.base_of(segments, kept, bottom)
+        file = self._write(kind, tensors_from(traj, base))
+        begun = segments[kept].steps[0] if kept < len(segments) else (segments[kept - 1].steps[1] if kept else 0)
+        start = tuple(at(base, i) for i in range(len(heights)))
+        steps = (min(begun, traj.step), traj.step)
+        return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
+
+    def _write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
+        data = bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
+        name = f"{kind}-{self.number:08d}.safetensors"
+        self.new.append(name)
+        files.write_new(self.folder / name, data)
+        return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
+
+
+def at(heights: Heights, i: int) -> int:
+    """Height of stack i; a stack that was added later begins at 0."""
+    return heights[i] if i < len(heights) else 0
+
+
+def _words_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
+    words = {i: x.stack.since(at(base, i)) for i, x in enumerate(traj.tape)}
+    return {f"{i}.words": torch.from_numpy(x.view(np.int16)) for i, x in words.items()}
+
+
+def _records_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
+    tensors = traj.journal.state(max(base[0], traj.journal.first))
+    for i, lanes in enumerate(traj.tape):
+        tensors |= {f"{i}.{k}": v for k, v in lanes.moves_since(at(base, i + 1)).items()}
+    return tensors

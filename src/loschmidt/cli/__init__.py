@@ -7,6 +7,7 @@ from cyclopts import App
 from .. import errors
 from ..trajectory.environment import package_version
 from .echo import echo
+from .runs import runs
 
 app = App(
     name="loschmidt",
@@ -14,6 +15,7 @@ app = App(
     version=package_version,
 )
 app.command(echo)
+app.command(runs)
 
 
 def main(arguments: list[str] | None = None) -> None:

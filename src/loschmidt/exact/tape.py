@@ -264,21 +264,12 @@ class Lanes:
         """Tensors and JSON values from which `load` rebuilds the same bits: `core`, and all words and moves."""
         words = torch.from_numpy(self.stack.since(0).view(np.int16).copy())
         heads, meta = self.core()
-        return {"heads": heads.clone(), "words": words, **self.moves_since(0)}, meta
+        return {"heads": heads.clone(), "words": words, **tensors_of_moves(self.moves)}, meta
 
     def core(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """The heads (not a copy), and JSON values: what is not a stack."""
         meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
         return self.heads, meta | {"borrowed": self.borrowed}
-
-    def moves_since(self, first: int) -> dict[str, torch.Tensor]:
-        """Moves from number `first` on: `moves` int64 (count, 7), `masks` uint8."""
-        moves = self.moves[first:]
-        masks = [m.mask.view(np.uint8) for m in moves if m.mask is not None]
-        return {
-            "moves": torch.tensor([m.row() for m in moves], dtype=torch.int64).view(-1, _ROW),
-            "masks": torch.from_numpy(np.concatenate(masks) if masks else np.empty(0, np.uint8)),
-        }
 
     def load(self, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
         """Take over what `state` gave; the size must be the same."""
@@ -294,8 +285,17 @@ class Lanes:
         self.borrowed = meta["borrowed"]
 
 
+def tensors_of_moves(moves: Sequence[Move]) -> dict[str, torch.Tensor]:
+    """Moves as tensors: `moves` int64 (count, 7), `masks` uint8."""
+    masks = [m.mask.view(np.uint8) for m in moves if m.mask is not None]
+    return {
+        "moves": torch.tensor([m.row() for m in moves], dtype=torch.int64).view(-1, _ROW),
+        "masks": torch.from_numpy(np.concatenate(masks) if masks else np.empty(0, np.uint8)),
+    }
+
+
 def moves_of(tensors: dict[str, torch.Tensor]) -> list[Move]:
-    """Inverse of `Lanes.moves_since`."""
+    """Inverse of `tensors_of_moves`."""
     packed, at, moves = tensors["masks"].cpu().numpy(), 0, []
     for index, emitted, low, high, reserve, size, positions in tensors["moves"].tolist():
         mask = None

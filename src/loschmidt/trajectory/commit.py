@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save as bytes_of_tensors
 
 from .. import files
+from ..exact import Journal
+from ..exact.tape import Move, tensors_of_moves
 from . import chain, store
 from .environment import package_version
-from .manifest import Commit, File, Heights, Manifest, Segment, at_most, next_number
+from .manifest import COPY, MANIFEST, Commit, File, Heights, Manifest, Segment, at_most, next_number
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -47,7 +49,7 @@ class Writing:
         )
         tape, tape_anew = self._grow("tape", traj, *words)
         kept, journal_anew = self._grow("journal", traj, *records)
-        state = self._write("state", store.core(traj))
+        state = self.write("state", store.core(traj))
         now = Commit(
             number=self.number,
             step=traj.step,
@@ -87,18 +89,30 @@ class Writing:
         size = sum(x.nbytes for x in tensors_from(traj, chain.base_of(segments, kept, bottom)).values())
         kept = chain.absorbing(segments, kept, size)
         base = chain.base_of(segments, kept, bottom)
-        file = self._write(kind, tensors_from(traj, base))
+        file = self.write(kind, tensors_from(traj, base))
         begun = segments[kept].steps[0] if kept < len(segments) else (segments[kept - 1].steps[1] if kept else 0)
         start = tuple(at(base, i) for i in range(len(heights)))
         steps = (min(begun, traj.step), traj.step)
         return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
 
-    def _write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
+    def write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
+        """Write a file of this commit: kind is "state", "tape" or "journal"."""
         data = bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
         name = f"{kind}-{self.number:08d}.safetensors"
         self.new.append(name)
         files.write_new(self.folder / name, data)
         return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make a manifest the one that counts, at once. Its files are on the disk already, as far as their contents go."""
+    data = manifest.encode()
+    for name in (COPY, MANIFEST):
+        files.write_new(folder / f".{name}.tmp", data)
+    files.sync_folder(folder)
+    for name in (COPY, MANIFEST):  # the second rename is the commit
+        (folder / f".{name}.tmp").replace(folder / name)
+    files.sync_folder(folder)
 
 
 def at(heights: Heights, i: int) -> int:
@@ -112,7 +126,13 @@ def _words_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
 
 
 def _records_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
-    tensors = traj.journal.state(max(base[0], traj.journal.first))
-    for i, lanes in enumerate(traj.tape):
-        tensors |= {f"{i}.{k}": v for k, v in lanes.moves_since(at(base, i + 1)).items()}
+    moves = {i: lanes.moves[at(base, i + 1) :] for i, lanes in enumerate(traj.tape)}
+    return tensors_of_records(traj.journal, moves, base[0])
+
+
+def tensors_of_records(journal: Journal, moves: Mapping[int, Sequence[Move]], first: int) -> dict[str, torch.Tensor]:
+    """A segment of the journal: its records from step `first` on, and moves, by lane buffer."""
+    tensors = journal.state(max(first, journal.first))
+    for i, held in moves.items():
+        tensors |= {f"{i}.{k}": v for k, v in tensors_of_moves(held).items()}
     return tensors

@@ -17,11 +17,9 @@ from ..errors import DamagedFile, InUse, InvalidSetting, NotWritten, OutOfReach,
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk
 from . import store
-from .commit import Writing, at
+from .commit import Writing, at, replace_manifest
 from .manifest import (
-    COPY,
     LOCK,
-    MANIFEST,
     Manifest,
     Segment,
     is_run,
@@ -216,13 +214,7 @@ class Folder:
         writing = Writing(self.path, self.manifest)
         try:
             manifest, grown = writing.commit(traj)
-            data = manifest.encode()
-            for name in (COPY, MANIFEST):
-                files.write_new(self.path / f".{name}.tmp", data)
-            files.sync_folder(self.path)
-            for name in (COPY, MANIFEST):  # the second rename is the commit
-                (self.path / f".{name}.tmp").replace(self.path / name)
-            files.sync_folder(self.path)
+            replace_manifest(self.path, manifest)
         except OSError as error:
             self._remove(writing.new)
             raise files.not_written(self.path, error) from error

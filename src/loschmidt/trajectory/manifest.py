@@ -246,7 +246,7 @@ def strays(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _is_ours(name: str) -> bool:
-    return bool(_OURS.fullmatch(name)) or bool(re.fullmatch(r"\.manifest\..*\.(json|tmp)", name))
+    return bool(_OURS.fullmatch(name)) or bool(re.fullmatch(r"\.manifest(\.copy)?\.json\.tmp", name))
 
 
 def next_number(folder: Path, manifest: Manifest | None) -> int:

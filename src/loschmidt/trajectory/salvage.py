@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -9,7 +10,19 @@ import torch
 from ..errors import DamagedFile
 from ..exact import Journal
 from ..exact.tape import Move, moves_of
-from .manifest import COPY, MANIFEST, Commit, File, Manifest, Segment, at_most, read_manifest, read_tensors, trouble
+from .manifest import (
+    COPY,
+    MANIFEST,
+    Commit,
+    File,
+    Heights,
+    Manifest,
+    Segment,
+    at_most,
+    read_manifest,
+    read_tensors,
+    trouble,
+)
 
 
 @dataclass
@@ -77,8 +90,9 @@ class Survey:
         kept = [s for s in self.manifest.tape if not bad or at_most(bad[-1].stop, s.start)]
         top = bad[-1].stop if bad else self.manifest.forgotten
         forgotten = tuple(min(a, b) for a, b in zip(top, commit.tape, strict=False))
-        journal, moves = _records(self.folder, (s for s in self.manifest.journal if s.name not in self.damaged), first)
-        _cut(journal, moves, commit)
+        left = [s for s in self.manifest.journal if s.name not in self.damaged and s.start[0] < commit.step]
+        journal, moves, base = records_of(self.folder, left, first)
+        journal = _cut(journal, moves, base, commit)
         journal.forget_below(first)
         manifest = self.manifest.model_copy(
             update={
@@ -150,9 +164,8 @@ def _read(folder: Path, manifest: Manifest) -> Found:
     for segment in manifest.tape:  # their contents are checked when the way back needs them
         _require_size(folder, segment)
     state = read_tensors(folder, commit.state)
-    journal, moves = _records(folder, manifest.journal, commit.first)
-    _cut(journal, moves, commit)
-    return Found(manifest, state, journal, moves)
+    journal, moves, base = records_of(folder, manifest.journal, commit.first)
+    return Found(manifest, state, _cut(journal, moves, base, commit), moves)
 
 
 def _require_size(folder: Path, file: File) -> None:
@@ -161,27 +174,28 @@ def _require_size(folder: Path, file: File) -> None:
         raise DamagedFile(f"{path} is missing or cut short.", "use another copy of the folder.")
 
 
-def _records(folder: Path, segments: Iterable[Segment], first: int) -> tuple[Journal, dict[int, list[Move]]]:
-    """The journal and the moves that lie in segments which follow one another; the highest run of them."""
-    journal, moves = Journal(first), {}
+def records_of(folder: Path, segments: Iterable[Segment], first: int) -> tuple[Journal, dict[int, list[Move]], Heights]:
+    """Journal and moves, by lane buffer, of segments that follow one another: the highest run of them, and its base."""
+    journal, moves, base = Journal(first), {}, ()
     for segment in segments:
         tensors = read_tensors(folder, segment)
         part = Journal.from_state(tensors)
-        if journal.steps != part.first:
-            journal, moves = Journal(part.first), {}
+        if journal.steps != part.first or not base:
+            journal, moves, base = Journal(part.first), {}, segment.start
         journal.extend(part)
         for i in range(len(segment.stop) - 1):
             held = moves_of({k: tensors[f"{i}.{k}"] for k in ("moves", "masks")})
             moves[i] = moves.get(i, []) + held
-    return journal, moves
+    return journal, moves, base
 
 
-def _cut(journal: Journal, moves: dict[int, list[Move]], commit: Commit) -> None:
-    """Leave out what lies above a commit."""
+def _cut(journal: Journal, moves: dict[int, list[Move]], base: Heights, commit: Commit) -> Journal:
+    """What a commit has of them."""
     while journal.steps > commit.step and len(journal.checks):
         journal.pop()
     if journal.steps != commit.step:
-        journal.__init__(commit.step)
+        journal = Journal(commit.step)
     journal.verified_from = commit.verified_from
-    for i, height in enumerate(commit.journal[1:]):
-        moves[i] = moves.get(i, [])[:height]
+    for i, (height, below) in enumerate(zip_longest(commit.journal[1:], base[1:], fillvalue=0)):
+        moves[i] = moves.get(i, [])[: max(0, height - below)]
+    return journal

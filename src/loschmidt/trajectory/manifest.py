@@ -165,6 +165,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         manifest = Manifest.model_validate(body)
     except ValidationError as error:
         raise DamagedFile(f"{path} is not a manifest that this version understands: {error}.", spare) from error
+    if manifest.encode() != text:  # a byte that JSON does not care for
+        raise DamagedFile(f"{path} is not what was written.", spare)
     for chain, below in ((manifest.tape, manifest.forgotten), (manifest.journal, None)):
         for segment in chain:
             if not (below is None or (at_most(segment.start, below) and at_most(below, segment.start))):

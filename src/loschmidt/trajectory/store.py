@@ -158,7 +158,7 @@ def _rebuild(
     for name, had in about["functions"].items():
         if had != _functions(lr, after_backward)[name]:
             raise SourceChanged(
-                f"this run {'has' if had else 'has no'} function {name}, which is not in its file.",
+                f"this run has {'a' if had else 'no'} function {name}, and functions are not in its file.",
                 f"pass {name}= as at the start of the run." if had else f"leave {name}= out.",
             )
     for name, p in model.named_parameters():

@@ -78,6 +78,7 @@ class Folder:
     Attributes:
         manifest: of the last commit.
         moved: whether the run has moved since.
+        spent: seconds that commits took in this process.
     """
 
     def __init__(self, path: Path, every: int | None, seconds: float | None):
@@ -87,7 +88,7 @@ class Folder:
         self._lock = FileLock(path / LOCK)
         self._dead: set[str] = set()
         self._whole: set[str] = set()  # segments that were read and found whole
-        self._ended, self._took = time.monotonic(), 0.0
+        self._ended, self._took, self.spent = time.monotonic(), 0.0, 0.0
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -230,6 +231,7 @@ class Folder:
         self._remove([name for name in self._dead if not (back and name.startswith("tape"))])
         self._ended = time.monotonic()
         self._took = self._ended - began
+        self.spent += self._took
 
     def tidy(self) -> None:
         """Remove files that no commit needs."""

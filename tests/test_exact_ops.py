@@ -321,6 +321,8 @@ def test_an_undoing_off_the_path_is_refused_and_changes_nothing():
 @example(0.9)
 @example(0.999)
 @example(1 - 1e-5)
+@example(1 - 1e-10)
+@example(1 - 2.0**-45)
 @example(1 - 2.0**-53)
 @example(math.nextafter(1, 2))
 def test_fractions_are_small_and_accurate(c):
@@ -332,7 +334,8 @@ def test_fractions_are_small_and_accurate(c):
         n, d = rest.pop(0)
         exact /= Fraction(n, d)
     error = abs(fractions.product(rest) - exact)
-    assert error <= (abs(1 - exact) / 10**7 if len(rest) < 2 else exact / 2**44)
+    assert error <= max(abs(1 - exact) / 10**7, exact / 2**44)
+    assert error <= abs(1 - exact) * (3e-7 if abs(1 - c) >= 2.0**-45 else 1)
     assert fractions.bits(pairs) == pytest.approx(-math.log2(fractions.product(pairs)), abs=1e-9)
 
 

@@ -103,6 +103,12 @@ class Writing:
         files.write_new(self.folder / name, data)
         return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
 
+    def unnamed(self) -> list[str]:
+        """Files of this commit that no manifest in the folder names, after it failed."""
+        there = [self.folder / name for name in (MANIFEST, COPY)]
+        text = "".join(path.read_text(errors="replace") for path in there if path.is_file())
+        return [name for name in self.new if name not in text]
+
 
 def replace_manifest(folder: Path, manifest: Manifest) -> None:
     """Make a manifest the one that counts, at once. Its files are on the disk already, as far as their contents go."""
@@ -112,7 +118,6 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     files.sync_folder(folder)
     for name in (COPY, MANIFEST):  # the second rename is the commit
         (folder / f".{name}.tmp").replace(folder / name)
-    files.sync_folder(folder)
 
 
 def at(heights: Heights, i: int) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from .. import files
-from ..errors import DamagedFile, InUse, InvalidSetting, NotWritten, OutOfReach, SourceChanged
+from .. import files, interrupt
+from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, OutOfReach, SourceChanged
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk
 from . import store
@@ -214,24 +214,32 @@ class Folder:
             self._refuse_other_run()
         writing = Writing(self.path, self.manifest)
         try:
-            manifest, grown = writing.commit(traj)
-            replace_manifest(self.path, manifest)
+            with interrupt.critical():
+                manifest, grown = writing.commit(traj)
+                replace_manifest(self.path, manifest)
+                self._took_over(traj, manifest, grown, salvaged)
+            files.sync_folder(self.path)
+            self._remove([name for name in self._dead if not (back and name.startswith("tape"))])
         except OSError as error:
-            self._remove(writing.new)
+            self._remove(writing.unnamed())
+            if isinstance(error, LoschmidtError):  # a segment that is to be taken in is damaged
+                raise
             raise files.not_written(self.path, error) from error
-        before, self.manifest = self.manifest, manifest
         self._whole |= set(writing.new)
+        self._ended = time.monotonic()
+        self._took = self._ended - began
+        self.spent += self._took
+
+    def _took_over(self, traj: "Trajectory", manifest: Manifest, grown: bool, salvaged: bool) -> None:
+        """The manifest counts now: hold what it says."""
+        before, self.manifest = self.manifest, manifest
         for i, lanes in enumerate(traj.tape):
             lanes.settle(self.chunks(i) if grown else lanes.stack.chunks)
         traj.journal.settle()
         self.moved = False
-        if not salvaged:
-            self._dead |= {f.name for f in before.files()} if before else set()
+        if before is not None and not salvaged:
+            self._dead |= {f.name for f in before.files()}
             self._dead -= {f.name for f in manifest.files()}
-        self._remove([name for name in self._dead if not (back and name.startswith("tape"))])
-        self._ended = time.monotonic()
-        self._took = self._ended - began
-        self.spent += self._took
 
     def tidy(self) -> None:
         """Remove files that no commit needs."""

@@ -90,6 +90,7 @@ def _without(folder: Path, manifest: Manifest, first: int) -> Manifest:
         update={"commits": commits, "tape": tuple(tape), "journal": chain, "forgotten": forgotten}
     )
     replace_manifest(folder, manifest)
+    files.sync_folder(folder)
     return manifest
 
 

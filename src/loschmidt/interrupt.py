@@ -2,65 +2,96 @@
 
 Python raises KeyboardInterrupt between any two bytecodes. Between the two writes of one exchange that would leave a
 state that no step leads to. So `critical` puts it off to the end of a block, and `patient` to the end of a step.
-Only in the main thread (others get none), and only where Ctrl-C has Python's own handler: others are left alone.
+Signals are handled in the main thread only, so in others there is nothing to do.
 """
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class _Handler:
-    """Counts; raises when there were more than `patience`, but not inside a critical block."""
+    """Takes the place of a handler of SIGINT: passes on to it what exceeds `patience`, outside critical blocks."""
 
-    def __init__(self, patience: int):
-        self.patience, self.count, self.critical = patience, 0, 0
+    def __init__(self, before: Callable[[int, Any], Any], patience: int, depth: int):
+        self.before, self.patience, self.depth = before, patience, depth
+        self.count = 0
+        self.waiting: tuple[int, Any] | None = None
 
-    def __call__(self, number: int = 0, frame: object = None) -> None:
+    def __call__(self, number: int, frame: Any) -> None:
         self.count += 1
-        self.settle()
+        if self.count > self.patience:
+            self.waiting = number, frame
+        self.deliver()
 
-    def settle(self) -> None:
-        if self.count > self.patience and not self.critical:
-            raise KeyboardInterrupt
+    def deliver(self) -> None:
+        if self.waiting is not None and not self.depth:
+            waiting, self.waiting = self.waiting, None
+            self.before(*waiting)  # Python's own raises KeyboardInterrupt
 
-
-@contextmanager
-def _installed(patience: int) -> Iterator[_Handler | None]:
-    """A handler of ours, if Python's own is there now."""
-    main = threading.current_thread() is threading.main_thread()
-    if not (main and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
-        yield None
-        return
-    handler = _Handler(patience)
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield handler
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def leave(self, own: bool, depth: int) -> None:
+        """The end of a block, outside of which the depth is this; `own`: the block that put the handler in place."""
+        if own and signal.getsignal(signal.SIGINT) is self:
+            self.depth = 1  # what arrives just now waits, too
+            signal.signal(signal.SIGINT, self.before)
+        self.depth = depth
+        self.deliver()
 
 
-@contextmanager
-def critical() -> Iterator[None]:
-    """A block that Ctrl-C does not interrupt: KeyboardInterrupt is raised at its end. May be nested."""
-    main = threading.current_thread() is threading.main_thread()
-    present = signal.getsignal(signal.SIGINT) if main else None
-    with _installed(0) as own:
-        handler = own or (present if isinstance(present, _Handler) else None)
-        if handler is None:
+def _present() -> Any:
+    """The handler of SIGINT, if it can run in this thread."""
+    return signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+
+
+class critical:
+    """A block that Ctrl-C does not interrupt: it takes effect at the block's end. May be nested.
+
+    Whatever handles SIGINT is put off, if it is a Python function; its default raises KeyboardInterrupt.
+    """
+
+    def __enter__(self) -> "critical":
+        present, self._own = _present(), False
+        self._handler = present if isinstance(present, _Handler) else None
+        if self._handler is not None:
+            self._outside = self._handler.depth
+            self._handler.depth += 1
+        elif callable(present):
+            self._handler, self._outside, self._own = _Handler(present, 0, 1), 0, True
+            signal.signal(signal.SIGINT, self._handler)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handler is not None:
+            self._handler.leave(self._own, self._outside)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A part of the block that Ctrl-C may interrupt, for code of the user's."""
+        if self._handler is None:
             yield
             return
-        handler.critical += 1
         try:
+            self._handler.depth = self._outside
+            self._handler.deliver()
             yield
         finally:
-            handler.critical -= 1
-        handler.settle()
+            self._handler.depth = self._outside + 1
 
 
 @contextmanager
 def patient() -> Iterator[Callable[[], bool]]:
-    """A block in which the first Ctrl-C is only noted; a second one interrupts. Gives what tells if there was one."""
-    with _installed(1) as handler:
-        yield (lambda: False) if handler is None else (lambda: handler.count > 0)
+    """A block in which the first Ctrl-C is only noted; a second one interrupts. Gives what tells if there was one.
+
+    Only where Ctrl-C has Python's own handler: others are left alone.
+    """
+    if _present() is not signal.default_int_handler:
+        yield lambda: False
+        return
+    handler = _Handler(signal.default_int_handler, 1, 0)
+    try:
+        signal.signal(signal.SIGINT, handler)
+        yield lambda: handler.count > 0
+    finally:
+        handler.leave(True, 0)

@@ -67,6 +67,12 @@ def peak(n: torch.Tensor) -> int:
     return max(abs(int(low)), abs(int(high)))
 
 
+def largest(x: torch.Tensor) -> int:
+    """Index of the element that is largest in magnitude, or not finite."""
+    x = x.to(torch.float64)
+    return int(torch.where(torch.isfinite(x), x.abs(), torch.inf).argmax())
+
+
 def to_lattice(x: torch.Tensor, exponent: int, dtype: torch.dtype, name: str) -> torch.Tensor:
     """Round floats of any shape to lattice integers (half to even).
 

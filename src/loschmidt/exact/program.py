@@ -14,14 +14,9 @@ import torch
 
 from ..errors import LatticeOverflow, NonFinite
 from . import fractions
-from .lattice import rounded
+from .lattice import largest, rounded
 from .ops import contract_, rotate_, shear_, uncontract_
 from .world import Part, World
-
-
-def _worst(units: torch.Tensor) -> int:
-    """Index of the largest or first non-finite element."""
-    return int(torch.where(torch.isfinite(units), units.abs(), torch.inf).argmax())
 
 
 class Op(Protocol):
@@ -57,7 +52,7 @@ class Shear:
         for part, units, peak in pieces:
             if not math.isfinite(peak):
                 raise NonFinite(
-                    f"{part.name_of(part.start + _worst(units))}: at step {world.step} the update of "
+                    f"{part.name_of(part.start + largest(units))}: at step {world.step} the update of "
                     f"{self.target!r} is not finite.",
                     "look at the loss and lr of this step.",
                 )
@@ -65,12 +60,7 @@ class Shear:
         for piece in pieces:
             key = id(piece[0].block)
             worst[key] = max(worst.get(key, piece), piece, key=lambda p: p[2])
-        coarser = [
-            world.make_room(
-                p.block, self.target, peak, spare=self.spare, who=lambda p=p, u=u: p.name_of(p.start + _worst(u))
-            )
-            for p, u, peak in worst.values()
-        ]
+        coarser = [world.make_room(p, self.target, peak, spare=self.spare, units=u) for p, u, peak in worst.values()]
         for part, units, peak in self._pieces(world) if any(coarser) else pieces:
             lattice = part.block.lattices[self.target]
             lattice.bound += peak
@@ -107,7 +97,7 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
     for part, pairs in chosen:
         growth = math.prod(max(1.0, n / d) for n, d in pairs)  # the largest intermediate, not just the product
         if growth > 1.0:
-            world.make_room(part.block, target, 2.0 * len(pairs), growth)
+            world.make_room(part, target, 2.0 * len(pairs), growth)
     for part, pairs in chosen:
         lattice = part.block.lattices[target]
         for n, d in pairs:
@@ -140,7 +130,7 @@ def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Fact
 class Contract:
     """target *= factor(part), remainders to the tape: log2(1/factor) bits an element.
 
-    `factor` reads settings and counts only. It is met to 1e-7 of |1 - factor| by one or two small fractions.
+    `factor` reads settings and counts only. It is met to 3e-7 of |1 - factor| by one or two small fractions.
     """
 
     target: str
@@ -208,8 +198,8 @@ class Rotate:
     def do(self, world: World) -> None:
         """Rotate; room is made for the longer coordinate first."""
         chosen = self._chosen(world)
-        for block in {id(part.block): part.block for part, _ in chosen}.values():
-            world.make_room(block, self.target, _ROUNDING, _GROWTH)
+        for part in {id(part.block): part for part, _ in chosen}.values():
+            world.make_room(part, self.target, _ROUNDING, _GROWTH)
         self._turn(world, chosen, 1)
 
     def undo(self, world: World) -> None:
@@ -261,14 +251,20 @@ def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
             raise
 
 
-def lost_share(ops: Sequence[Op], world: World) -> float:
-    """Share of the non-zero increments of the shears that are below half the resolution, and so move nothing."""
-    lost = moved = 0
+def lost_share(ops: Sequence[Op], world: World) -> tuple[float, str]:
+    """Share of non-zero updates that are below half the resolution, and so move nothing: the largest, and of what.
+
+    Shears with `spare` are left out: the resolution of their lattice follows from the data.
+    """
+    worst = 0.0, ""
     for op in ops:
-        for part in world.parts if isinstance(op, Shear) else ():
-            f = op.increment(part)
-            if f is not None:
-                half = 0.5 * 2.0 ** -part.block.lattices[op.target].exponent
-                moved += int((f != 0).sum())
-                lost += int(((f != 0) & (f.abs() < half)).sum())
-    return lost / moved if moved else 0.0
+        if isinstance(op, Shear) and not op.spare:
+            moved = lost = 0
+            for part in world.parts:
+                f = op.increment(part)
+                if f is not None:
+                    units = f.abs() * 2.0 ** part.block.lattices[op.target].exponent
+                    moved += int((units > 0).sum())
+                    lost += int(((units > 0) & (units < 0.5)).sum())
+            worst = max(worst, (lost / moved if moved else 0.0, op.target))
+    return worst

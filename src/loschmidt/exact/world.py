@@ -14,7 +14,7 @@ import torch
 
 from ..errors import LatticeOverflow
 from .digest import checksum, sum_of_squares
-from .lattice import Lattice, peak
+from .lattice import Lattice, largest, peak
 from .ops import contract_, uncontract_
 from .tape import Lanes
 
@@ -27,11 +27,15 @@ class Block:
         lattices: by name; "q" holds the parameters.
         lanes: the tape of this block.
         gradient: float64, shape (size,): this step's gradient; stale outside the kicks.
+        key: tells it from the other blocks, for random draws.
+        shown: shape (size,): the parameters as they were last written, in their dtype.
     """
 
     lattices: dict[str, Lattice]
     lanes: Lanes
     gradient: torch.Tensor
+    key: tuple[int, ...] = ()
+    shown: torch.Tensor | None = None
 
 
 @dataclass
@@ -137,17 +141,17 @@ class World:
 
     def make_room(
         self,
-        block: Block,
+        part: Part,
         target: str,
         extra: float,
         growth: float = 1.0,
         spare: int = 0,
-        who: Callable[[], str] = lambda: "momentum",
+        units: torch.Tensor | None = None,
     ) -> bool:
-        """Coarsen a lattice (a contraction by a power of two, on the tape) until |n| * growth + extra fits.
+        """Coarsen the lattice of a part's block (by a power of two, on the tape) until |n| * growth + extra fits.
 
         A lattice that is still zero everywhere has nothing to remember: its resolution is chosen without bits on
-        the tape, and leaves `spare` bits of room above the first update.
+        the tape, and leaves `spare` bits of room above the first update. `units`: the part's update, if it is one.
 
         Returns:
             Whether it had to.
@@ -155,14 +159,16 @@ class World:
         Raises:
             LatticeOverflow: where the lattice may not be coarsened, or could not hold the value even at resolution 1.
         """
-        lattice, did = block.lattices[target], False
+        block, did = part.block, False
+        lattice = block.lattices[target]
         while not lattice.has_room(extra, growth):
             needed = lattice.bound * growth + extra
             reached = needed * 2.0**-lattice.exponent
             if target in self.fixed or not reached < lattice.limit:
                 end = lattice.limit * 2.0**-lattice.exponent
+                worst = part.start + largest(units) if units is not None else largest(lattice.n)
                 raise LatticeOverflow(
-                    f"{who()}: at step {self.step} the update takes lattice {target!r} to {reached:.3g}, "
+                    f"{part.name_of(worst)}: at step {self.step} the update takes lattice {target!r} to {reached:.3g}, "
                     f"past its end at {end:.3g}.",
                     "lower lr (a diverging run needs this), clip the gradient, or pass a coarser resolution.",
                 )

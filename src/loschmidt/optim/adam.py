@@ -35,6 +35,7 @@ class Adam(ReversibleOptimizer):
         betas: (b1, b2), both in (0, 1). With b1 = 0 a step is not invertible, and is refused.
         eps: added to the root.
         weight_decay: L2, added to the gradient. Costs no bits.
+        amsgrad: refused when true.
         maximize: ascend.
         resolution: of the parameters' lattice, a power of two.
         lattice: torch.int64; int32 has too few bits for v.
@@ -55,6 +56,7 @@ class Adam(ReversibleOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
@@ -64,7 +66,8 @@ class Adam(ReversibleOptimizer):
     ):
         why = f"{type(self).__name__}'s second moment spans more than 32 bits (a pilot diverged)"
         require(lattice is not torch.int32, "lattice", lattice, why, "use torch.int64.")
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        options["amsgrad"] = amsgrad
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
     def check_settings(self, settings: dict[str, Any]) -> None:
@@ -72,7 +75,8 @@ class Adam(ReversibleOptimizer):
         super().check_settings(settings)
         require_number(settings, "eps")
         betas = settings["betas"]
-        require(len(betas) == 2, "betas", betas, "two numbers are needed", "use betas=(0.9, 0.999).")
+        two = isinstance(betas, (tuple, list)) and len(betas) == 2 and all(isinstance(b, (int, float)) for b in betas)
+        require(two, "betas", betas, "two numbers are needed", "use betas=(0.9, 0.999).")
         why = "with b1 = 0 the drift contains the gradient, so the step has no inverse"
         require(betas[0] != 0, "betas", betas, why, "use betas=(0.9, 0.999).")
         require(all(0 < b < 1 for b in betas), "betas", betas, "both must be in (0, 1)", "use betas=(0.9, 0.999).")
@@ -98,6 +102,7 @@ class AdamW(Adam):
         betas: (b1, b2), both in (0, 1). With b1 = 0 a step is not invertible, and is refused.
         eps: added to the root.
         weight_decay: decoupled; lr * weight_decay must be below 1.
+        amsgrad: refused when true.
         maximize: ascend.
         resolution: of the parameters' lattice, a power of two.
         lattice: torch.int64; int32 has too few bits for v.
@@ -116,6 +121,7 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
@@ -129,6 +135,7 @@ class AdamW(Adam):
             betas,
             eps,
             weight_decay,
+            amsgrad,
             maximize=maximize,
             resolution=resolution,
             lattice=lattice,

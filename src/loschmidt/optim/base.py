@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from .. import exact
-from ..errors import BelowResolution, InvalidSetting, LoschmidtError, NonFinite, OutOfReach
+from .. import exact, interrupt
+from ..errors import BelowResolution, InvalidSetting, NonFinite, OutOfReach
 from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
-from . import flat, serial
-from .mismatch import other_gradient, refuse_other_gradients, refuse_unrecorded
+from . import flat, groups, record, serial
+from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients
 from .replay import Passes
-from .settings import Settings, pack, present, refuse_options, require, require_number, unpack
+from .settings import Settings, present, refuse_options, require, require_number
 
 Closure = Callable[[], Any]
 
@@ -104,9 +104,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """Steps taken and not undone."""
         return self.journal.steps
 
-    @torch.no_grad()
     def step(self, closure: Closure | None = None, *, loss: torch.Tensor | float | None = None) -> Any:
         """Take one step from the gradients in `.grad`.
+
+        Ctrl-C takes effect in the closure, or after the step.
 
         Args:
             closure: clears the gradients, computes the loss, calls backward, returns the loss.
@@ -119,44 +120,46 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             NonFinite, LossBelowF0, LatticeOverflow, EditedOutside, InvalidSetting: nothing was changed, and
                 buffers that passes inside `replay` changed are put back.
         """
-        try:
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            self._advance(loss)
-        except BaseException:
-            self.passes.note(self.passes.buffers.changed())
-            self.passes.buffers.put(self.passes.done())
-            raise
+        with interrupt.critical() as section, torch.no_grad():
+            try:
+                if closure is not None:
+                    with torch.enable_grad(), section.interruptible():
+                        loss = closure()
+                self._advance(loss)
+            except BaseException:
+                self.passes.give_up()
+                raise
         return loss
 
     def _advance(self, loss: Any) -> None:
         settings = present(self)
+        serial.refuse_other_state(self)
         flat.check_unedited(self._slots)
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]
         value = self._loss_value(loss, required=bool(active))
         flat.gather(mine, self.steps)
         world = flat.world_of(mine, settings, World([], value, self.steps, self.seed, carried=self.carried), counting=1)
-        check = world.checksum(self.needs_loss)
+        check, looking = world.checksum(self.needs_loss), world.step % _CHECK_RESOLUTION_EVERY == 1
         self.prepare(world)
         kicks, drifts = self.kicks(), self.drifts()
         run(kicks, world)
         try:
+            lost = lost_share(kicks, world) if looking else (0.0, "")
             run(drifts, world, len(kicks))
         except BaseException:
             run_back(kicks, world)
             raise
-        lost = lost_share(drifts, world) if world.step % _CHECK_RESOLUTION_EVERY == 1 else 0.0
         flat.write(mine)
-        self._record(world, settings, active, check)
-        self._warn_below_resolution(lost, world.step)  # last: a filter may turn warnings into errors
+        record.push(self, world, settings, active, check)
+        if looking:  # last: a filter may turn warnings into errors
+            self._warn_below_resolution(world, *max(lost, lost_share(drifts, world)))
 
-    @torch.no_grad()
     def unstep(self, closure: Closure) -> Any:
         """Undo the last step: parameters, state and tape are what they were before it, bit for bit.
 
         The settings of the param groups become those of the step undone, and `.grad` its gradients.
+        Ctrl-C takes effect in the closure (then the step stands as before the call), or after the step is undone.
 
         Args:
             closure: repeats that step's loss, backward, accumulation and clipping at the restored parameters,
@@ -169,12 +172,18 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         Raises:
             OutOfReach: there is no step to undo.
             ReplayMismatch: the closure's gradient is not the step's. The step stands as before the call.
+            EditedOutside, InvalidSetting: parameters or the state were edited. Nothing was changed.
             NonFinite, LatticeOverflow: only after `adopt`, on a path that was never recorded. As before the call.
         """
         if self.steps == self.journal.first:
             raise OutOfReach(
                 f"there is no step to undo: this is step {self.steps}, where the record begins.", "take a step first."
             )
+        with interrupt.critical() as section, torch.no_grad():
+            return self._go_back(closure, section)
+
+    def _go_back(self, closure: Closure, section: interrupt.critical) -> Any:
+        serial.refuse_other_state(self)
         flat.check_unedited(self._slots)
         check, entry = self.journal.peek()
         settings, active, step = self._settings, self._active, self.steps - 1
@@ -183,38 +192,37 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
         world.scalars = dict(entry.get("scalars", {}))
         world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
-        passes, recorded = self.passes, entry.get("buffers", {})
-        passes.buffers.changed()
-        passes.done()
+        passes, buffers, recorded = self.passes, self.passes.buffers, entry.get("buffers", {})
+        buffers.changed()
+        after = buffers.copies()
         run_back(drifts, world, len(kicks))
-        flat.write(mine)
-        passes.undoing = True
-        after = {name: value for name, value in passes.buffers.values().items() if name in recorded}
-        passes.buffers.put(recorded)
-        rng = torch.get_rng_state()
         try:
+            flat.write(mine)
+            buffers.put(passes.done())  # of passes that no step followed
+            buffers.expected = buffers.put(recorded)
+            rng, passes.undoing = torch.get_rng_state(), True
             self.zero_grad()
-            with torch.enable_grad(), passes.buffers.watching():
+            with torch.enable_grad(), buffers.watching(), section.interruptible():
                 loss = closure()
             drew = passes.visits == 0 and not torch.equal(rng, torch.get_rng_state())
             world.loss = self._loss_value(loss, required=bool(active))
-            passes.note(passes.buffers.changed())
+            passes.note(buffers.changed())
             refuse_other_gradients(self._slots, active, step)
             flat.gather(mine, step)
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
                 raise other_gradient(step, drew)
-            refuse_unrecorded(passes.before, recorded, step)
+            refuse_other_buffers(passes, recorded, step)
             run_back(kicks, world)
         except BaseException:
-            passes.note(passes.buffers.changed())
-            passes.buffers.put(passes.done() | after)
+            passes.note(buffers.changed())
+            buffers.put(passes.done() | buffers.found | after)
             run(drifts, world, len(kicks))
             flat.write(mine)
             raise
         finally:
-            passes.undoing = False
-        passes.buffers.put(passes.done() | recorded)
-        self._unrecord(active)
+            passes.undoing, buffers.expected, buffers.found = False, {}, {}
+        buffers.put(passes.done() | recorded)
+        record.pop(self, active)
         return loss
 
     def adopt(self) -> int:
@@ -226,9 +234,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         Returns:
             How many elements were edited.
         """
-        count = flat.adopt(self._slots)
-        if count:
-            self.journal.verified_from = self.steps
+        with interrupt.critical():
+            count = flat.adopt(self._slots)
+            if count:
+                self.journal.verified_from = self.steps
         return count
 
     # -- what it costs, what it holds ----------------------------------------------------------------
@@ -275,29 +284,13 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, at any time. Its parameters are snapped to the lattice."""
-        group, at = len(self.param_groups), len(self._slots)
-        params = param_group["params"]
-        if isinstance(params, set):
-            raise TypeError("parameters have no order in a set; pass a list.")
-        params = [params] if isinstance(params, torch.Tensor) else list(params)
-        bare = [x[1] if isinstance(x, tuple) else x for x in params]
-        names = [x[0] if isinstance(x, tuple) else f"parameter {i} of group {group}" for i, x in enumerate(params)]
-        for name, p in zip(names, bare, strict=True):
-            if isinstance(p, torch.Tensor):
-                flat.refuse_parameter(p, name)
-        flat.refuse_overlap([s.parameter for s in self._slots] + [p for p in bare if isinstance(p, torch.Tensor)])
-        self.check_settings({**self.defaults, **{k: v for k, v in param_group.items() if k != "params"}})
-        super().add_param_group(param_group | {"params": params})
-        try:
-            named = list(zip(names, self.param_groups[-1]["params"], strict=False))
-            new = flat.build(group, named, at, self._exponents, self.lattice, self.seed)
-        except LoschmidtError:
-            self.param_groups.pop()
-            raise
-        self._slots += new
-        self.tape.lanes += [block.lanes for block, _ in flat.by_block(new)]
-        serial.expose(self, new)
+        """Add a group, at any time. Its parameters are snapped to the lattice.
+
+        Raises:
+            InvalidSetting: parameters or settings that are not known or cannot be wound back. Nothing was changed.
+        """
+        with interrupt.critical():
+            groups.add(self, param_group, super().add_param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continuing and going back need: integers, tape, journal. A copy, never an alias."""
@@ -314,6 +307,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         hooks = {k for k in self.__dict__ if k.startswith("_optimizer_")}
         return {k: v for k, v in self.__dict__.items() if k not in hooks and k != "step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        serial.expose(self, self._slots)  # a pickle does not keep that they are views
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # asked by GradScaler.step, before it does anything
@@ -337,50 +334,18 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             raise NonFinite(f"the loss is {value} at step {self.steps}.", "look at this batch, and lower lr.")
         return value
 
-    def _record(self, world: World, settings: Settings, active: list[int], check: int) -> None:
-        entry: dict[str, Any] = {"scalars": world.scalars, "buffers": self.passes.done()}
-        entry["coarsened"] = [list(c) for c in world.coarsened]
-        entry = {k: v for k, v in entry.items() if v}
-        if self._settings is not None and self._settings != settings:
-            entry["settings"] = pack(self._settings, settings)
-        if self._active is not None and self._active != active:
-            entry["active"] = self._active
-        self._settings, self._active = settings, active
-        self.carried.update({k: v for k, v in world.scalars.items() if k in self.carries})
-        self._count(active, 1)
-        self.journal.push(check, entry)
-
-    def _unrecord(self, active: list[int]) -> None:
-        used, entry = self._settings, self.journal.pop()
-        self._count(active, -1)
-        for name in entry.get("scalars", {}):
-            self.carried.pop(name, None)
-        if self.steps == 0:
-            self._settings = self._active = None
-        else:
-            self._settings = unpack(entry.get("settings"), used)
-            self._active = entry.get("active", active)
-        for group, settings in zip(self.param_groups, used, strict=False):
-            group.update(settings)
-
-    def _count(self, active: list[int], sign: int) -> None:
-        for i in active:
-            s = self._slots[i]
-            s.count += sign
-            self.state[s.parameter]["step"] = s.count
-            self.tape.element_steps += sign * (s.stop - s.start)
-
     def warn_once(self, key: str, text: str, category: type[Warning] = RuntimeWarning) -> None:
         """Warn the first time only."""
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(text, category, stacklevel=2)
 
-    def _warn_below_resolution(self, share: float, step: int) -> None:
+    def _warn_below_resolution(self, world: World, share: float, lattice: str) -> None:
         if share > _BELOW_RESOLUTION_SHARE:
+            resolution = max(2.0 ** -block.lattices[lattice].exponent for block in world.blocks)
             self.warn_once(
                 "resolution",
-                f"{share:.0%} of the non-zero updates of step {step} are below half the resolution "
-                f"{self.resolution:g} and move nothing. Remedy: pass a finer resolution, or raise lr.",
+                f"{share:.0%} of the non-zero updates of {lattice!r} at step {world.step} are below half its "
+                f"resolution {resolution:g} and move nothing. Remedy: pass a finer resolution.",
                 BelowResolution,
             )

@@ -225,7 +225,7 @@ def _scatter(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | No
     """Pairs i, j with i + j = c modulo the size of the part, c drawn anew each step, and normal angles."""
     if not part["nu"] or part.size < 2:
         return None
-    draw = random.generator("scatter", part.world.seed, part.world.step, part.start)
+    draw = random.generator("scatter", part.world.seed, part.world.step, *part.block.key, part.start)
     first = torch.arange(part.size)
     second = torch.remainder(int(draw.integers(part.size)) - first, part.size)
     keep = first < second

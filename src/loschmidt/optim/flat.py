@@ -1,13 +1,13 @@
-"""Parameters laid out flat: one block of lattices for each (param group, device)."""
+"""Parameters laid out flat: one block of lattices for each (param group, device, dtype)."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from ..errors import EditedOutside, InvalidSetting, NonFinite
 from ..exact import Block, Lanes, Lattice, Part, World, to_lattice
-from ..exact.digest import raw_bytes
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Slot:
         group: its param group's number.
         block: elements [start, stop) of this block are its own, in row-major order.
         count: steps it took part in.
-        version: torch's version counter after our last write.
+        state: what `optimizer.state` shows of it.
     """
 
     parameter: torch.nn.Parameter
@@ -32,7 +32,7 @@ class Slot:
     start: int
     stop: int
     count: int = 0
-    version: int = -1
+    state: dict[str, Any] = field(default_factory=dict)
 
     def integers(self, lattice: str) -> torch.Tensor:
         """Its integers, shaped like the parameter; a view."""
@@ -46,25 +46,42 @@ def refuse_parameter(p: torch.Tensor, name: str) -> None:
     if p.is_complex():
         raise InvalidSetting(f"{name} is complex ({p.dtype}).", "use torch.view_as_real and two real components.")
     if p.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        half = " float16 needs a GradScaler, whose skipped steps are not reversible."
         raise InvalidSetting(
-            f"{name} has dtype {p.dtype}; float16 needs a GradScaler, whose skipped steps are not reversible.",
+            f"{name} has dtype {p.dtype}.{half if p.dtype is torch.float16 else ''}",
             "use float32, float64 or bfloat16.",
         )
 
 
 def refuse_overlap(parameters: Sequence[torch.Tensor]) -> None:
     """Raise InvalidSetting if a parameter is given twice, or two share memory: each would overwrite the other."""
-    seen: dict[int, torch.Tensor] = {}
-    for p in parameters:
-        if p.numel() and p.untyped_storage().data_ptr():
-            other = seen.setdefault(p.data_ptr(), p)
-            if other is not p:
+    if len({id(p) for p in parameters}) != len(parameters):
+        raise InvalidSetting("a parameter is given twice.", "pass each parameter once (model.parameters() does).")
+    near: list[tuple[int, torch.Tensor]] = []  # where memory ends, of those that may reach as far as the present one
+    for start, end, p in sorted(map(_extent, parameters), key=lambda x: x[:2]):
+        near = [(e, other) for e, other in near if e > start]
+        for _, other in near if end > start else ():
+            if p.element_size() != other.element_size() or bool(torch.isin(_places(p), _places(other)).any()):
                 raise InvalidSetting(
                     f"two parameters of shapes {tuple(other.shape)} and {tuple(p.shape)} share one memory.",
                     "tie them by assigning the same Parameter object to both modules.",
                 )
-    if len({id(p) for p in parameters}) != len(parameters):
-        raise InvalidSetting("a parameter is given twice.", "pass each parameter once (model.parameters() does).")
+        near.append((end, p))
+
+
+def _extent(p: torch.Tensor) -> tuple[int, int, torch.Tensor]:
+    """First byte, and the one behind the last; the same for what has no memory."""
+    if not p.numel() or not p.untyped_storage().data_ptr():
+        return 0, 0, p
+    reach = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
+    return p.data_ptr(), p.data_ptr() + (reach + 1) * p.element_size(), p
+
+
+def _places(p: torch.Tensor) -> torch.Tensor:
+    """Addresses of its elements."""
+    start, end, _ = _extent(p)
+    offsets = torch.arange((end - start) // p.element_size()).as_strided(p.shape, p.stride())
+    return (start + offsets * p.element_size()).reshape(-1)
 
 
 def build(
@@ -89,13 +106,15 @@ def build(
     # Everything is rounded before anything is written, so that a refused value leaves all weights as they were.
     integers = [to_lattice(p, exponents["q"], dtype, name).reshape(-1) for name, p in named]
     slots: list[Slot] = []
-    for number, device in enumerate(dict.fromkeys(p.device for _, p in named)):
-        mine = [i for i, (_, p) in enumerate(named) if p.device == device]
+    kinds = [(p.device, p.dtype) for _, p in named]
+    for number, (device, kind) in enumerate(dict.fromkeys(kinds)):
+        mine = [i for i, other in enumerate(kinds) if other == (device, kind)]
         q = torch.cat([integers[i] for i in mine]) if mine else torch.empty(0, dtype=dtype, device=device)
         block = Block(
             {k: Lattice(q if k == "q" else torch.zeros_like(q), e) for k, e in exponents.items()},
             Lanes(q.numel(), (seed, group, number), device),
             torch.zeros(q.numel(), dtype=torch.float64, device=device),
+            (group, number),
         )
         at = 0
         for i in mine:
@@ -110,12 +129,9 @@ def build(
 def write(slots: Sequence[Slot]) -> None:
     """Make parameters the float view of their lattice."""
     for block, mine in by_block(slots):
-        whole = block.lattices["q"].value()
-        views = [whole[s.start : s.stop].view(s.parameter.shape) for s in mine]
-        with torch.no_grad():
-            torch._foreach_copy_([s.parameter.detach() for s in mine], views)
-        for s in mine:
-            s.version = s.parameter._version
+        block.shown = block.lattices["q"].value().to(mine[0].parameter.dtype)
+        views = [block.shown[s.start : s.stop].view(s.parameter.shape) for s in mine]
+        torch._foreach_copy_([s.parameter.detach() for s in mine], views)
 
 
 def gather(slots: Sequence[Slot], step: int) -> None:
@@ -161,43 +177,58 @@ def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     return list(grouped.values())
 
 
-def check_unedited(slots: Sequence[Slot], full: bool = False) -> None:
-    """Raise EditedOutside if a parameter is no longer the view of its lattice.
-
-    Without `full` only parameters whose version counter moved are compared (edits through `.data` move none).
-    """
-    for s in slots:
-        p = s.parameter
-        if not full and p._version == s.version:
-            continue
-        expected = s.block.lattices["q"].value(s.start, s.stop).to(p.dtype).view(p.shape)
-        if raw_bytes(p) != raw_bytes(expected):
-            wrong = int((p.detach() != expected).sum())
+def check_unedited(slots: Sequence[Slot], full: bool = True) -> None:
+    """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit. All slots of a block."""
+    for block, mine in by_block(slots):
+        for s in mine:
+            _refuse_recast(s)
+        if not torch.equal(_bits(torch.cat([s.parameter.detach().reshape(-1) for s in mine])), _bits(block.shown)):
+            s, count = next((s, count) for s in mine if (count := int(_edited(s).sum())))
             raise EditedOutside(
-                f"{s.name} was edited outside the optimizer: {wrong} of {p.numel()} values differ from its lattice.",
+                f"{s.name} was edited outside the optimizer: {count} of {s.parameter.numel()} values differ from its "
+                "lattice.",
                 "edit inside `with trajectory.edit():`, or call optimizer.adopt() to take the new values over.",
             )
-        s.version = p._version
+
+
+def _refuse_recast(s: Slot) -> None:
+    p, shown = s.parameter, s.block.shown
+    if p.dtype is not shown.dtype or p.device != shown.device or p.numel() != s.stop - s.start:
+        raise EditedOutside(
+            f"{s.name} was {s.stop - s.start} values of {shown.dtype} on {shown.device} when it was given to the "
+            f"optimizer, and is {p.numel()} of {p.dtype} on {p.device}.",
+            "cast, move and prune a model before its parameters are given to an optimizer.",
+        )
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+
+
+def _edited(s: Slot) -> torch.Tensor:
+    """Which of its elements have other bits than the view of the lattice (-0.0 is not 0.0), flat."""
+    return _bits(s.parameter.detach().reshape(-1)) != _bits(s.block.shown[s.start : s.stop])
 
 
 def adopt(slots: Sequence[Slot]) -> int:
     """Take over values that were edited outside; elements that were not keep all their lattice bits.
 
     Returns:
-        How many elements changed.
+        How many elements were edited.
     """
     moved: list[tuple[Slot, torch.Tensor, torch.Tensor]] = []
     for s in slots:
-        lattice, p = s.block.lattices["q"], s.parameter
-        differs = (p.detach() != lattice.value(s.start, s.stop).to(p.dtype).view(p.shape)).reshape(-1)
-        if bool(differs.any()):
-            moved.append((s, differs, to_lattice(p, lattice.exponent, lattice.n.dtype, s.name).reshape(-1)))
-    for s, differs, q in moved:
+        _refuse_recast(s)
+        edited, lattice = _edited(s), s.block.lattices["q"]
+        if bool(edited.any()):
+            q = to_lattice(s.parameter, lattice.exponent, lattice.n.dtype, s.name).reshape(-1)
+            moved.append((s, edited, q))
+    for s, edited, q in moved:
         n = s.block.lattices["q"].n[s.start : s.stop]
-        n.copy_(torch.where(differs, q, n))
+        n.copy_(torch.where(edited, q, n))
         s.block.lattices["q"].bound = float("inf")
-    write([s for s, _, _ in moved])
-    return sum(int(d.sum()) for _, d, _ in moved)
+    write(slots)
+    return sum(int(edited.sum()) for _, edited, _ in moved)
 
 
 def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, counting: int) -> World:

@@ -1,13 +1,16 @@
 """Refusals on the way back: the closure did not repeat the step. Nothing has been undone for good yet."""
 
 from collections.abc import Collection, Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import ReplayMismatch
 from .flat import Slot
 
+if TYPE_CHECKING:
+    from .replay import Passes
+
 _INSIDE_REPLAY = "run the passes of every step, and of the closure, inside `with lo.replay(optimizer):`."
+_WITH_MODEL = "run the passes of every step, and of the closure, inside `with lo.replay(optimizer, model):`."
 
 
 def refuse_other_gradients(slots: Sequence[Slot], active: Sequence[int], step: int) -> None:
@@ -33,14 +36,23 @@ def other_gradient(step: int, drew: bool) -> ReplayMismatch:
     return ReplayMismatch(seen, remedy, step, "gradient")
 
 
-def refuse_unrecorded(changed: dict[str, torch.Tensor], recorded: Collection[str], step: int) -> None:
-    """Raise ReplayMismatch if the closure changed a buffer that the step's record does not have."""
-    for name in changed:
+def refuse_other_buffers(passes: "Passes", recorded: Collection[str], step: int) -> None:
+    """Raise ReplayMismatch unless the buffers of the step's record are known, and no others were changed."""
+    for name in recorded:
+        if name not in passes.buffers:
+            raise ReplayMismatch(
+                f"undoing step {step}: it changed buffer {name}, and no module seen has it under that name. "
+                "(Names that are guessed hold until the state is loaded.)",
+                _WITH_MODEL,
+                step,
+                f"buffer {name}",
+            )
+    for name in passes.before:
         if name not in recorded:
             raise ReplayMismatch(
                 f"undoing step {step}: the closure changed buffer {name} (BatchNorm?), whose earlier value was not "
                 "recorded.",
-                _INSIDE_REPLAY,
+                _WITH_MODEL if recorded else _INSIDE_REPLAY,
                 step,
                 f"buffer {name}",
             )

@@ -1,131 +1,41 @@
 """Replaying a forward pass in anybody's training loop: the same random numbers, and buffers put back."""
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import nn
 
+from .. import interrupt
+from ..errors import InvalidSetting
 from ..exact import random
-from ..exact.digest import raw_bytes
+from .buffers import Buffers, Values
 
 if TYPE_CHECKING:
     from .base import ReversibleOptimizer
 
-_LARGE = 1 << 16
-
-
-@dataclass
-class _Kept:
-    module: "weakref.ref[torch.nn.Module]"
-    attribute: str
-    copy: torch.Tensor
-    version: int
-
-    @property
-    def live(self) -> torch.Tensor | None:
-        module = self.module()
-        return None if module is None else module._buffers.get(self.attribute)
-
-
-class Buffers:
-    """Copies of module buffers, so that what a forward pass changed is noticed and can be put back.
-
-    Buffers of up to 65,536 elements are compared bit for bit (batch norm's kernel moves no version counter);
-    larger ones (masks, tables) only when their version counter has moved.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, _Kept] = {}
-        self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
-
-    def see(self, module: torch.nn.Module, prefix: str | None = None) -> None:
-        """Keep the module's own buffers; named "prefix.attribute", or by a number in the order of first sight."""
-        if module in self._seen:
-            return
-        self._seen.add(module)
-        for attribute, b in module._buffers.items():
-            if b is not None:
-                name = str(len(self._kept)) if prefix is None else f"{prefix}.{attribute}".lstrip(".")
-                self._kept[name] = _Kept(weakref.ref(module), attribute, b.detach().clone(), b._version)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """See every module whose forward runs inside, before it runs."""
-        hook = register_module_forward_pre_hook(lambda module, _inputs: self.see(module))
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def edited(self, full: bool = False) -> dict[str, torch.Tensor]:
-        """Values before, by name, of the buffers whose bits changed since the last look.
-
-        `full` compares the large ones too.
-        """
-        out = {}
-        for name, kept in self._kept.items():
-            b = kept.live
-            if b is None or (not full and b.numel() > _LARGE and b._version == kept.version):
-                continue
-            if b.shape != kept.copy.shape or b.dtype != kept.copy.dtype or raw_bytes(b) != raw_bytes(kept.copy):
-                out[name] = kept.copy
-        return out
-
-    def changed(self, full: bool = False) -> dict[str, torch.Tensor]:
-        """What `edited` says; and the present values are the ones to compare with from now on."""
-        out = self.edited(full)
-        for name in out:
-            kept = self._kept[name]
-            kept.copy, kept.version = kept.live.detach().clone(), kept.live._version
-        return out
-
-    def snapshot(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Present values and copies, for `restore`."""
-        return {name: (k.live.detach().clone(), k.copy) for name, k in self._kept.items() if k.live is not None}
-
-    def restore(self, snapshot: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Back to a snapshot: an edit that was not looked at then is noticed later all the same."""
-        self.put({name: value for name, (value, _) in snapshot.items()})
-        for name, (_, copy) in snapshot.items():
-            self._kept[name].copy = copy
-
-    def forget(self) -> None:
-        """Begin anew, with other names."""
-        self.__init__()
-
-    def put(self, values: dict[str, torch.Tensor]) -> None:
-        """Set buffers (those known by name) to values; the copies follow."""
-        for name, value in values.items():
-            kept = self._kept.get(name)
-            b = kept.live if kept else None
-            if b is not None:
-                with torch.no_grad():
-                    b.copy_(value)
-                kept.copy, kept.version = value.clone(), b._version
-
-    def values(self) -> dict[str, torch.Tensor]:
-        """The copies, by name."""
-        return {name: kept.copy for name, kept in self._kept.items()}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Buffers":
-        return Buffers()  # a copied optimizer belongs to a copied model, whose modules are seen afresh
-
 
 @contextmanager
-def replay(optimizer: "ReversibleOptimizer") -> Iterator[None]:
+def replay(optimizer: "ReversibleOptimizer", model: nn.Module | None = None) -> Iterator[None]:
     """Make a forward (and backward) pass repeatable, for loops without a `Trajectory`.
 
     Use it around the passes of every step, and again inside the closure given to `unstep`. Inside, torch,
     numpy and `random` are seeded from (the optimizer's seed, the step, how often it was entered in this step)
     and put back on leaving. Buffers that modules change in their forward (BatchNorm's) go to the journal with
-    the step, and are put back by `unstep`.
+    the step, and are put back by `unstep`; or at once after an exception, back to where the step's passes began.
 
     Guarantees: dropout masks and buffers of the step come back bit for bit, if the passes are run in the same
     order. Breaks: randomness from elsewhere (own generators, files, time).
+
+    Args:
+        optimizer: whose step the passes are for.
+        model: whose buffers are watched, under its own names for them; of several, an `nn.ModuleList`. Without it,
+            those of the module called first and of all below it. Others called inside (a second network) are watched
+            too, but a step that changed their buffers cannot be undone after `load_state_dict`: that is refused.
+            Modules that are never called, but read by hand, are not seen.
+
+    Raises:
+        InvalidSetting: model is no module, or in the closure another one than before.
 
     Example:
         >>> import torch, loschmidt as lo
@@ -134,7 +44,7 @@ def replay(optimizer: "ReversibleOptimizer") -> Iterator[None]:
         >>> before = model[0].weight.detach().clone()
         >>> def passes():
         ...     opt.zero_grad()
-        ...     with lo.replay(opt):
+        ...     with lo.replay(opt, model):
         ...         loss = model(torch.ones(8, 4)).square().mean()
         ...         loss.backward()
         ...     return loss
@@ -143,13 +53,25 @@ def replay(optimizer: "ReversibleOptimizer") -> Iterator[None]:
         >>> torch.equal(model[0].weight, before)
         True
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise InvalidSetting(
+            f"model is a {type(model).__name__}.", "pass one nn.Module; an nn.ModuleList joins several."
+        )
     passes = optimizer.passes
-    passes.buffers.changed()  # what happened outside (an evaluation in train mode) is not this step's
-    with random.isolated(), passes.buffers.watching():
-        random.seed_all("replay", optimizer.seed, optimizer.steps - passes.undoing, passes.visits)
-        passes.visits += 1
-        yield
-    passes.note(passes.buffers.changed())
+    try:
+        with interrupt.critical() as section:
+            passes.buffers.changed()  # what happened outside (an evaluation in train mode) is not this step's
+            if model is not None:
+                passes.name(model)
+            with random.isolated(), passes.buffers.watching():
+                random.seed_all("replay", optimizer.seed, optimizer.steps - passes.undoing, passes.visits)
+                passes.visits += 1
+                with section.interruptible():
+                    yield
+            passes.note(passes.buffers.changed())
+    except BaseException:
+        passes.give_up()
+        raise
 
 
 class Passes:
@@ -164,14 +86,32 @@ class Passes:
 
     def __init__(self) -> None:
         self.buffers = Buffers()
-        self.before: dict[str, torch.Tensor] = {}
+        self.before: Values = {}
         self.visits, self.undoing = 0, False
 
-    def note(self, changed: dict[str, torch.Tensor]) -> None:
+    def name(self, model: nn.Module) -> None:
+        """Name buffers by their paths below this model."""
+        known = self.buffers.model
+        if known is None or (known is not model and not self.undoing):
+            self.buffers.name(model)
+        elif known is not model:
+            raise InvalidSetting(
+                f"replay(optimizer, model) is given a {type(model).__name__}, but buffers are named by a "
+                f"{type(known).__name__}.",
+                "give replay the same model at every step.",
+            )
+
+    def note(self, changed: Values) -> None:
         """Remember the first value of each."""
         self.before = changed | self.before
 
-    def done(self) -> dict[str, torch.Tensor]:
+    def give_up(self) -> None:
+        """Put back what the passes of the step in progress changed."""
+        with interrupt.critical():
+            self.note(self.buffers.changed())
+            self.buffers.put(self.done())
+
+    def done(self) -> Values:
         """The step is over: what it changed, and a fresh start."""
         before, self.before, self.visits = self.before, {}, 0
         return before

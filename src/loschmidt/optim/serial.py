@@ -7,14 +7,16 @@ tape, journal) stands in the first param group under "loschmidt", where torch.di
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InvalidSetting
-from ..exact import Journal, exponent_of, to_lattice
+from .. import interrupt
+from ..errors import InvalidSetting, LoschmidtError
+from ..exact import Journal, Lanes, exponent_of, to_lattice
 from . import flat
-from .settings import as_tuples
+from .settings import Settings, as_tuples, present, put
 
 if TYPE_CHECKING:
     from .base import ReversibleOptimizer
@@ -26,7 +28,17 @@ FORMAT = 1
 def expose(optimizer: "ReversibleOptimizer", slots: Sequence[flat.Slot]) -> None:
     """Show integer state in torch's place, `optimizer.state[parameter]`, as views."""
     for s in slots:
-        optimizer.state[s.parameter] = {"step": s.count} | {k: s.integers(k) for k in s.block.lattices}
+        s.state = optimizer.state[s.parameter] = {"step": s.count} | {k: s.integers(k) for k in s.block.lattices}
+
+
+def refuse_other_state(optimizer: "ReversibleOptimizer") -> None:
+    """Raise InvalidSetting if `optimizer.state` was replaced or emptied: the state itself is elsewhere."""
+    for s in optimizer._slots:
+        if optimizer.state.get(s.parameter) is not s.state:
+            raise InvalidSetting(
+                f"optimizer.state[{s.name}] was replaced or removed; it only shows the state, and nothing was reset.",
+                "construct a new optimizer to begin anew, or call load_state_dict to go back to a state.",
+            )
 
 
 def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
@@ -49,69 +61,97 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
 
 def state_dict(optimizer: "ReversibleOptimizer", plain: dict[str, Any]) -> dict[str, Any]:
     """torch's dictionary with the state copied, and the extras added."""
+    refuse_other_state(optimizer)
     meta, tensors = describe(optimizer), {}
     for i, lanes in enumerate(optimizer.tape.lanes):
         tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
     tensors |= {f"journal.{k}": v for k, v in optimizer.journal.state().items()}
-    state = {
-        i: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-        for i, values in plain["state"].items()
-    }
-    groups = [dict(group) for group in plain["param_groups"]]
+    state = {i: _copied(values) for i, values in plain["state"].items()}
+    groups = [_copied(group) for group in plain["param_groups"]]
     for group in groups:
         group.pop(EXTRA, None)
     groups[0][EXTRA] = {"meta": json.dumps(meta)} | tensors
     return plain | {"state": state, "param_groups": groups}
 
 
+def _copied(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+
+
+@dataclass
+class _Parsed:
+    """A state_dict, read and checked."""
+
+    meta: dict[str, Any]
+    groups: list[dict[str, Any]]
+    integers: list[dict[str, torch.Tensor]]  # of each slot
+    lanes: list[Lanes]
+    journal: Journal
+    carried: dict[str, float]
+    settings: Settings | None
+
+
 def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> None:
-    """Inverse of `state_dict`; everything is checked before anything is changed."""
+    """Inverse of `state_dict`; everything is read and checked before anything is changed."""
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         given = hook(optimizer, given) or given
-    meta, extra, states = _validated(optimizer, given)
-    for s, values in zip(optimizer._slots, states, strict=True):
-        for k in s.block.lattices:
-            s.integers(k).copy_(values[k])
-        s.count = meta["counts"][s.index]
-    for (block, _), exponents in zip(flat.by_block(optimizer._slots), meta["exponents"], strict=True):
-        for name, e in exponents.items():
-            block.lattices[name].exponent, block.lattices[name].bound = e, float("inf")
-    for i, (lanes, about) in enumerate(zip(optimizer.tape.lanes, meta["lanes"], strict=True)):
-        lanes.load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
-    journal = {k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")}
-    optimizer.journal = Journal.from_state(journal)
-    optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
-    optimizer.carried = {k: float.fromhex(v) for k, v in meta["carried"].items()}
-    optimizer._settings = meta["settings"] and [as_tuples(s) for s in meta["settings"]]
-    optimizer._active, optimizer.tape.element_steps = meta["active"], meta["element_steps"]
-    for group, saved in zip(optimizer.param_groups, given["param_groups"], strict=True):
-        group.update({k: v for k, v in saved.items() if k not in ("params", EXTRA)})
-    flat.write(optimizer._slots)
-    expose(optimizer, optimizer._slots)
-    optimizer.passes.done()
+    parsed = _parsed(optimizer, given)
+    with interrupt.critical(), torch.no_grad():
+        _take_over(optimizer, parsed)
     for hook in optimizer._optimizer_load_state_dict_post_hooks.values():
         hook(optimizer)
 
 
-def _validated(
-    optimizer: "ReversibleOptimizer", given: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, torch.Tensor]]]:
-    """The JSON values, the tensors, and the integers of each slot."""
-    mine = type(optimizer).__name__
-    groups = given.get("param_groups", [])
+def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
+    meta = parsed.meta
+    for s, integers in zip(optimizer._slots, parsed.integers, strict=True):
+        for k in s.block.lattices:
+            s.integers(k).copy_(integers[k])
+        s.count = meta["counts"][s.index]
+    blocks = [block for block, _ in flat.by_block(optimizer._slots)]
+    for block, exponents, lanes in zip(blocks, meta["exponents"], parsed.lanes, strict=True):
+        for name, e in exponents.items():
+            block.lattices[name].exponent, block.lattices[name].bound = e, float("inf")
+        block.lanes = lanes
+    optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
+    optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
+    optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
+    optimizer._settings, optimizer._active = parsed.settings, meta["active"]
+    for group, saved in zip(optimizer.param_groups, parsed.groups, strict=True):
+        put(group, {k: v for k, v in saved.items() if k not in ("params", EXTRA)})
+    flat.write(optimizer._slots)
+    expose(optimizer, optimizer._slots)
+    optimizer.passes.done()
+
+
+def _parsed(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> _Parsed:
+    mine, groups = type(optimizer).__name__, given.get("param_groups", [])
     extra = groups[0].get(EXTRA) if groups else None
     if not extra:
-        raise InvalidSetting(
-            f"this state_dict is not one of loschmidt's {mine}: it has floats, and no tape or journal.",
-            "load the model's weights, construct the optimizer after that, and begin a new run from there.",
-        )
-    meta = json.loads(extra["meta"])
+        if any("q" in values for values in given.get("state", {}).values()):
+            seen = "it has integers, but no tape and no journal (flatten_optimizer_state_dict=True drops them)"
+            remedy = "save and load with StateDictOptions(flatten_optimizer_state_dict=False), the default."
+        else:
+            seen = "it has floats, and no tape or journal"
+            remedy = "load the model's weights, construct the optimizer after that, and begin a new run from there."
+        raise InvalidSetting(f"this state_dict is not one of loschmidt's {mine}: {seen}.", remedy)
+    try:
+        return _read(optimizer, given, extra)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, LoschmidtError):
+            raise
+        seen = f"this state_dict is damaged or incomplete ({type(error).__name__}: {error})."
+        raise InvalidSetting(seen, "use another copy.") from error
+
+
+def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[str, Any]) -> _Parsed:
+    meta, groups, slots = json.loads(extra["meta"]), given["param_groups"], optimizer._slots
     if meta["format"] != FORMAT:
         raise InvalidSetting(
             f"this state_dict has format {meta['format']}; this version reads {FORMAT}.",
             "use the version of loschmidt that wrote it.",
         )
-    lattice = str(optimizer.lattice).removeprefix("torch.")
+    mine, lattice = type(optimizer).__name__, str(optimizer.lattice).removeprefix("torch.")
     for what, theirs, ours in (("class", meta["class"], mine), ("lattice", meta["lattice"], lattice)):
         if theirs != ours:
             raise InvalidSetting(f"this state_dict is of {what} {theirs}, the optimizer of {ours}.", f"use {theirs}.")
@@ -123,8 +163,30 @@ def _validated(
             "construct the optimizer with the same parameters and groups.",
         )
     keys = [key for group in groups for key in group["params"]]  # numbers; names in torch.distributed.checkpoint
-    states = [_integers(s, given["state"].get(key), meta) for s, key in zip(optimizer._slots, keys, strict=True)]
-    return meta, extra, states
+    integers = [_integers(s, given["state"].get(key), meta) for s, key in zip(slots, keys, strict=True)]
+    blocks = [block for block, _ in flat.by_block(slots)]
+    lanes = []
+    for i, (block, about) in enumerate(zip(blocks, meta["lanes"], strict=True)):
+        lanes.append(Lanes(block.gradient.numel(), device=block.gradient.device))
+        lanes[-1].load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
+    journal = Journal.from_state({k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")})
+    settings = meta["settings"] and [as_tuples(s) for s in meta["settings"]]
+    carried = {k: float.fromhex(v) for k, v in meta["carried"].items()}
+    for s in settings or ():
+        optimizer.check_settings(s)
+    present(optimizer, groups)
+    consistent = (
+        len(meta["counts"]) == len(slots)
+        and all(isinstance(count, int) and count >= 0 for count in meta["counts"])
+        and [{k: int(e) for k, e in exponents.items()}.keys() for exponents in meta["exponents"]]
+        == [block.lattices.keys() for block in blocks]
+        and set(meta["active"] or ()) <= set(range(len(slots)))
+        and isinstance(meta["element_steps"], int)
+        and (settings is not None or not journal.steps)
+    )
+    if not consistent:
+        raise InvalidSetting("this state_dict's parts do not fit together.", "use another copy.")
+    return _Parsed(meta, groups, integers, lanes, journal, carried, settings)
 
 
 def _integers(slot: flat.Slot, values: dict[str, Any] | None, meta: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -160,12 +222,17 @@ def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "settings": optimizer._settings,
         "active": optimizer._active,
         "element_steps": optimizer.tape.element_steps,
-        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+        "groups": [_copied({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups],
     }
 
 
 def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     """Go back to a snapshot, any number of times. Param groups that were added since then go."""
+    with interrupt.critical(), torch.no_grad():
+        _put_back(optimizer, saved)
+
+
+def _put_back(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     for s in optimizer._slots[len(saved["counts"]) :]:
         optimizer.state.pop(s.parameter, None)
     lists = {"counts": optimizer._slots, "lanes": optimizer.tape.lanes, "groups": optimizer.param_groups}
@@ -184,7 +251,7 @@ def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     optimizer._settings, optimizer._active = saved["settings"], saved["active"]
     optimizer.tape.element_steps = saved["element_steps"]
     for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group.update(values)
+        put(group, values)
     flat.write(optimizer._slots)
     expose(optimizer, optimizer._slots)
     optimizer.passes.done()

@@ -38,6 +38,7 @@ class SGD(ReversibleOptimizer):
         momentum: in (0, 1]. Without momentum a step is not invertible, and is refused.
         dampening: in [0, 1); not applied to a parameter's first step, as in torch.
         weight_decay: L2, added to the gradient. Costs no bits.
+        nesterov: refused when true.
         maximize: ascend.
         resolution: distance of neighbouring lattice points, a power of two.
         lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
@@ -58,6 +59,7 @@ class SGD(ReversibleOptimizer):
         momentum: float = 0.9,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
+        nesterov: bool = False,
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
@@ -72,6 +74,7 @@ class SGD(ReversibleOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
         }
+        options["nesterov"] = nesterov
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
     def check_settings(self, settings: dict[str, Any]) -> None:

@@ -1,0 +1,55 @@
+"""What a step leaves behind besides remainders: pushed to the journal with the step, popped when it is undone."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..exact import World
+from .settings import Settings, pack, put, unpack
+
+if TYPE_CHECKING:
+    from .base import ReversibleOptimizer
+
+
+def push(optimizer: "ReversibleOptimizer", world: World, settings: Settings, active: list[int], check: int) -> None:
+    """The step is taken: count it, and note what going back needs and what changed since the step before.
+
+    Args:
+        optimizer: that took it.
+        world: of the step.
+        settings: that it used.
+        active: indices of the slots that took part.
+        check: checksum of its gradient.
+    """
+    entry: dict[str, Any] = {"scalars": world.scalars, "buffers": optimizer.passes.done()}
+    entry["coarsened"] = [list(c) for c in world.coarsened]
+    entry = {k: v for k, v in entry.items() if v}
+    if optimizer._settings is not None and optimizer._settings != settings:
+        entry["settings"] = pack(optimizer._settings, settings)
+    if optimizer._active is not None and optimizer._active != active:
+        entry["active"] = optimizer._active
+    optimizer._settings, optimizer._active = settings, active
+    optimizer.carried.update({k: v for k, v in world.scalars.items() if k in optimizer.carries})
+    _count(optimizer, active, 1)
+    optimizer.journal.push(check, entry)
+
+
+def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
+    """The last step is undone: so is what `push` did, and the param groups have the settings that it used."""
+    used, entry = optimizer._settings, optimizer.journal.pop()
+    _count(optimizer, active, -1)
+    for name in entry.get("scalars", {}):
+        optimizer.carried.pop(name, None)
+    if optimizer.steps == 0:
+        optimizer._settings = optimizer._active = None
+    else:
+        optimizer._settings = unpack(entry.get("settings"), used)
+        optimizer._active = entry.get("active", active)
+    for group, settings in zip(optimizer.param_groups, used, strict=False):
+        put(group, settings)
+
+
+def _count(optimizer: "ReversibleOptimizer", active: list[int], sign: int) -> None:
+    for i in active:
+        s = optimizer._slots[i]
+        s.count += sign
+        s.state["step"] = s.count
+        optimizer.tape.element_steps += sign * (s.stop - s.start)

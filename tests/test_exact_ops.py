@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from loschmidt.errors import InvalidSetting, LatticeOverflow, NonFinite
 from loschmidt.exact import (
     Block,
+    Contract,
     Journal,
     Lanes,
     Lattice,
     Part,
     Rescale,
+    Rotate,
     Shear,
     World,
     checksum,
@@ -301,6 +303,21 @@ def test_a_refused_program_changes_nothing(fixed, gradient, error):
     assert not differences(tape_before, bits_of_lanes(block.lanes))
 
 
+GROWING = {
+    "Contract": Contract("p", lambda part: 7.0),
+    "Rescale": Rescale("p", lambda world: 7.0),
+    "Rotate": Rotate("p", lambda part: (torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))),
+    "Shear": Shear("p", lambda part: torch.tensor([0.0, 0.0, 4e6])),
+}
+
+
+@pytest.mark.parametrize("op", GROWING)
+def test_an_overflow_names_the_element(op):
+    world, _ = world_of([5, 6, 2**60], 40, fixed=("p",))
+    with pytest.raises(LatticeOverflow, match=r"^element 2: at step 0 .*lattice 'p'"):
+        run([GROWING[op]], world)
+
+
 def test_an_undoing_off_the_path_is_refused_and_changes_nothing():
     world, block = world_of([5, 6, 2**61], 40)
     ops = [Rescale("p", lambda world: 0.3), Rescale("p", lambda world: 0.9, "second")]
@@ -308,7 +325,7 @@ def test_an_undoing_off_the_path_is_refused_and_changes_nothing():
     block.lattices["p"].n[0] = 2**62
     block.lattices["p"].bound = math.inf
     before, tape_before = block.lattices["p"].n.clone(), bits_of_lanes(block.lanes)
-    with pytest.raises(LatticeOverflow, match="not the path"):
+    with pytest.raises(LatticeOverflow, match=r"^element 0: .*not the path"):
         run_back(ops, world)
     assert torch.equal(block.lattices["p"].n, before)
     assert not differences(tape_before, bits_of_lanes(block.lanes))

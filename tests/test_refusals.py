@@ -21,6 +21,8 @@ SETTINGS = [
     (SGD, {"dampening": 1.0}, "nothing of the gradient"),
     (SGD, {"lr": -1.0}, "lr=-1.0.*at least 0"),
     (SGD, {"lr": math.nan}, "finite"),
+    (SGD, {"lr": torch.tensor(-1.0)}, "lr=-1.0.*at least 0"),
+    (SGD, {"lr": torch.ones(2)}, "finite number"),
     (SGD, {"weight_decay": -0.1}, "weight_decay"),
     (SGD, {"wobble": 3}, "no setting 'wobble'.*momentum"),
     (SGD, {"resolution": 0.3}, "power of two"),
@@ -33,6 +35,9 @@ SETTINGS = [
     (Adam, {"betas": (0.0, 0.999)}, "b1 = 0.*no inverse"),
     (Adam, {"betas": (0.9, 1.0)}, r"in \(0, 1\)"),
     (Adam, {"betas": (0.9,)}, "two numbers"),
+    (Adam, {"betas": 0.9}, "two numbers"),
+    (Adam, {"betas": (0.9, "b")}, "two numbers"),
+    (Adam, {"decoupled_weight_decay": True}, "AdamW"),
     (Adam, {"eps": -1e-8}, "eps"),
     (Adam, {"lattice": torch.int32}, "more than 32 bits.*int64"),
     (AdamW, {"lr": 2.0, "weight_decay": 0.5}, "lr \\* weight_decay below 1"),
@@ -57,16 +62,57 @@ def test_settings_without_an_inverse_are_refused(kind, settings, words):
 
 def test_options_that_change_nothing_are_accepted():
     Adam([nn.Parameter(torch.ones(2))], amsgrad=False, fused=None, foreach=True)
-    SGD([nn.Parameter(torch.ones(2))], nesterov=False)
+    Adam([nn.Parameter(torch.ones(2))], 1e-3, (0.9, 0.999), 1e-8, 0, False, decoupled_weight_decay=False)
+    SGD([nn.Parameter(torch.ones(2))], 1e-3, 0.9, 0, 0, False)
 
 
-shared = torch.ones(4)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_what_torch_takes_by_position_is_taken_by_position(kind):
+    settings = (1e-3, 0.9, 0, 0) if kind is SGD else (1e-3, (0.9, 0.999), 1e-8, 0)
+    with pytest.raises(lo.InvalidSetting, match="nesterov=True" if kind is SGD else "amsgrad=True"):
+        kind([nn.Parameter(torch.ones(2))], *settings, True)
+
+
+GROUPS = {
+    "misspelt": ({"momentun": 0.5}, r"SGD \(param group 1\) has no setting 'momentun'.*momentum"),
+    "Nesterov": ({"nesterov": True}, "param group 1.*leave nesterov out"),
+    "out of range": ({"momentum": 2.0}, "grows without bound"),
+    "of Adam": ({"betas": (0.9, 0.999)}, "no setting 'betas'"),
+}
+
+
+@pytest.mark.parametrize("what", GROUPS)
+def test_settings_of_a_group_are_refused_alike(what):
+    settings, words = GROUPS[what]
+    opt, new = SGD([nn.Parameter(torch.ones(2))]), nn.Parameter(torch.tensor([1 / 3]))
+    before = opt.digest()
+    with pytest.raises(lo.InvalidSetting, match=words):
+        opt.add_param_group({"params": [new]} | settings)
+    assert len(opt.param_groups) == 1
+    assert opt.digest() == before
+    assert torch.equal(new.detach(), torch.tensor([1 / 3]))
+
+
+def test_marks_of_schedulers_and_frameworks_are_no_settings():
+    marks = {"initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0, "base_momentum": 0.8, "max_momentum": 0.9, "swa_lr": 0.1}
+    opt = SGD([{"params": [nn.Parameter(torch.ones(2))], "name": "head", "lr_scale": 0.5, "nesterov": False} | marks])
+    opt.param_groups[0]["a mark of one's own"] = 1
+    opt.param_groups[0]["params"][0].grad = torch.ones(2)
+    opt.step()
+    assert opt.steps == 1
+
+
+shared, whole = torch.ones(4), torch.ones(10)
 PARAMETERS = {
     "sparse": ([torch.ones(3, 3).to_sparse()], lo.InvalidSetting, "dense"),
     "complex": ([torch.ones(3, dtype=torch.complex64)], lo.InvalidSetting, "view_as_real"),
     "float16": ([torch.ones(3, dtype=torch.float16)], lo.InvalidSetting, "float32, float64 or bfloat16"),
     "NaN": ([torch.tensor([1.0, math.nan])], lo.NonFinite, "parameter 1 of group . holds NaN"),
     "too large": ([torch.tensor([1e8])], lo.LatticeOverflow, "holds 1e\\+08.*coarser"),
+    "whole numbers": ([torch.ones(3, dtype=torch.int32)], lo.InvalidSetting, r"dtype torch.int32\. Remedy"),
+    "overlapping": ([whole[:6], whole[4:]], lo.InvalidSetting, r"\(6,\) and \(6,\) share one memory"),
+    "overlapping in steps": ([whole[::2], whole[4:6]], lo.InvalidSetting, "share one memory"),
+    "overlapping a row": ([whole.view(2, 5).T, whole[5:7]], lo.InvalidSetting, "share one memory"),
     "of one memory": ([shared, shared.view(2, 2)], lo.InvalidSetting, "share one memory"),
 }
 
@@ -83,6 +129,12 @@ def test_parameters_that_cannot_be_wound_back_are_refused(what):
     assert torch.equal(good.detach(), torch.tensor([1 / 3]))
     assert len(opt.param_groups) == 1
     assert opt.digest() == before
+
+
+def test_parameters_side_by_side_in_one_memory_are_accepted():
+    base = torch.ones(4, 6)
+    opt = SGD([nn.Parameter(x) for x in (base[:, :2], base[:2, 2::2], base[:, 3::2], base[2:, 2], base[3, 4:5])])
+    assert opt.numel == 8 + 4 + 8 + 2 + 1
 
 
 def test_a_parameter_given_twice_is_refused():
@@ -158,15 +210,37 @@ def sparse_gradient(run):
     run.opt.step()
 
 
-def edited(method, **settings):
+def edited(method, change=lambda p: p.data.view(-1)[1].mul_(1.5)):
+    """Through `.data`, which moves no version counter."""
+
     def do(run):
-        with torch.no_grad():
-            run.params[0].mul_(1.5)
+        kept = run.params[0].data
+        run.params[0].data = kept.clone()
+        change(run.params[0])
         try:
             run.opt.step() if method == "step" else run.opt.unstep(lambda: run.passes(2))
         finally:
-            with torch.no_grad():
-                run.params[0].div_(1.5)
+            run.params[0].data = kept
+
+    return do
+
+
+def one_ulp(p):
+    p.data[1] = math.nextafter(float(p.data[1]), math.inf)
+
+
+def cast(p):
+    p.data = p.data.float()
+
+
+def emptied(method):
+    def do(run):
+        kept = dict(run.opt.state)
+        run.opt.state.clear()
+        try:
+            run.opt.unstep(lambda: run.passes(2)) if method == "unstep" else getattr(run.opt, method)()
+        finally:
+            run.opt.state.update(kept)
 
     return do
 
@@ -235,6 +309,12 @@ STEPS = {
     "closure fails": (SGD, {}, failing, lo.NonFinite, "own"),
     "edited, step": (SGD, {}, edited("step"), lo.EditedOutside, r"w was edited.*adopt\(\)"),
     "edited, unstep": (SGD, {}, edited("unstep"), lo.EditedOutside, r"w was edited.*adopt\(\)"),
+    "edited by one ulp": (AdamW, {}, edited("step", one_ulp), lo.EditedOutside, "w was edited.* 1 of 5 values"),
+    "cast, step": (SGD, {}, edited("step", cast), lo.EditedOutside, "w was 5 values of torch.float64.*torch.float32"),
+    "cast, unstep": (SGD, {}, edited("unstep", cast), lo.EditedOutside, "w was 5 values of torch.float64"),
+    "state emptied": (SGD, {}, emptied("step"), lo.InvalidSetting, r"state\[u\] was replaced or removed"),
+    "state emptied, unstep": (SGD, {}, emptied("unstep"), lo.InvalidSetting, r"state\[u\] was replaced or removed"),
+    "state emptied, saved": (SGD, {}, emptied("state_dict"), lo.InvalidSetting, "construct a new optimizer"),
     "another batch": (SGD, {}, unstep(lambda run: run.passes(1)), lo.ReplayMismatch, "step 2.*same data"),
     "one ulp off": (AdamW, {}, unstep(one_ulp_off), lo.ReplayMismatch, "step 2"),
     "another loss": (ECD, {}, unstep(lambda run: run.passes(2) + 1e-6), lo.ReplayMismatch, "step 2"),
@@ -302,25 +382,40 @@ def test_an_energy_shell_out_of_reach_is_refused():
     assert opt.digest() == before
 
 
+BELOW = {  # settings, gradient, lattice whose updates are lost
+    "drift": (SGD, {"lr": 1e-3, "resolution": 2.0**-20}, 1e-5, "q"),
+    "kick": (SGD, {"lr": 1.0, "resolution": 2.0**-20, "lattice": torch.int32}, 1e-8, "p"),
+    "kick, ECD": (ECD, {"lr": 0.1, "resolution": 2.0**-20}, 1e-8, "p"),
+}
+
+
 @pytest.mark.parametrize("action", ["default", "error"])
-def test_updates_below_the_resolution_are_warned_of_once(action):
+@pytest.mark.parametrize("what", BELOW)
+def test_updates_below_the_resolution_are_warned_of_once(what, action):
+    kind, settings, gradient, lattice = BELOW[what]
     w = nn.Parameter(torch.ones(4, dtype=torch.float64))
-    opt = SGD([w], lr=1e-3, resolution=2.0**-20)
+    opt = kind([w], **settings)
     start = opt.digest()
-    seen = 0
+    loss, seen = torch.tensor(1.0), []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter(action)
         for _ in range(600):
-            w.grad = torch.full_like(w, 1e-5)
+            w.grad = torch.full_like(w, gradient)
             try:
-                opt.step()
-            except lo.BelowResolution:
-                seen += 1
-    seen += sum(issubclass(c.category, lo.BelowResolution) for c in caught)
-    assert seen == 1
+                opt.step(loss=loss)
+            except lo.BelowResolution as warning:
+                seen.append(str(warning))
+    seen += [str(c.message) for c in caught if issubclass(c.category, lo.BelowResolution)]
+    assert len(seen) == 1
+    assert f"updates of {lattice!r}" in seen[0]
     assert opt.steps == 600
+
+    def passes():
+        w.grad = torch.full_like(w, gradient)
+        return loss
+
     for _ in range(600):
-        opt.unstep(lambda: setattr(w, "grad", torch.full_like(w, 1e-5)))
+        opt.unstep(passes)
     assert opt.digest() == start
 
 

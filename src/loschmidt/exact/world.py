@@ -199,9 +199,10 @@ class World:
             return
         reached = peak(part.integers(target)) * growth + extra
         if reached > end:
+            name = part.name_of(part.start + largest(part.integers(target)))
             raise LatticeOverflow(
-                f"undoing step {self.step} takes lattice {target!r} to {reached * 2.0**-lattice.exponent:.3g}, past "
-                "its end: this is not the path that was recorded, and undoing friction amplifies the difference.",
+                f"{name}: undoing step {self.step} takes lattice {target!r} to {reached * 2.0**-lattice.exponent:.3g}, "
+                "past its end: this is not the path that was recorded, and undoing friction amplifies the difference.",
                 "stop here, or go back from a smaller perturbation.",
             )
 

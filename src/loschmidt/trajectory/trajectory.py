@@ -91,7 +91,7 @@ class Trajectory:
         self.seed, self.lr, self.after_backward, self.digest_every = seed, lr, after_backward, digest_every
         opt.name_parameters({id(p): name for name, p in model.named_parameters()})
         self.buffers = opt.passes.buffers
-        self._see_buffers()
+        self.buffers.name(model)
         self.base_lr = [self._base_lr(group) for group in opt.param_groups]
         self.first = opt.steps
         self.fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else None
@@ -196,7 +196,7 @@ class Trajectory:
         memo |= {id(self): twin, id(self.data): self.data, id(self.folder): None}
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         twin.buffers = twin.optimizer.passes.buffers
-        twin._see_buffers()
+        twin.buffers.name(twin.model)
         return twin
 
     def __enter__(self) -> "Trajectory":
@@ -331,11 +331,6 @@ class Trajectory:
         self.check_world()
         if not self._checked:
             self.preflight()
-
-    def _see_buffers(self) -> None:
-        self.buffers.forget()
-        for name, module in self.model.named_modules():
-            self.buffers.see(module, name)
 
     def _adopt_surroundings(self) -> None:
         self.buffers.changed(full=True)

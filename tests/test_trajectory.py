@@ -12,7 +12,7 @@ import loschmidt as lo
 from loschmidt import tasks
 from loschmidt.trajectory import environment
 from reference.bits import damage, differences, flip
-from reference.networks import OPTIMIZERS, Network, bits, dataset, groups, loss, run
+from reference.networks import OPTIMIZERS, Network, bits, clip, dataset, groups, loss, run
 
 STEPS = 300
 
@@ -146,6 +146,66 @@ def test_random_states_outside_are_left_alone():
     with traj.evaluating(), traj.branch():
         torch.rand(3), np.random.rand(3), random.random()
     assert before == states()
+
+
+def test_a_branch_gives_up_param_groups_that_were_added_in_it():
+    traj = run("AdamW").seek(10)
+    before, extra = traj.digest(), traj.model.outside.weight
+    with traj.branch():
+        extra.requires_grad_(True)
+        traj.optimizer.add_param_group({"params": [("outside.weight", extra)]})
+        traj.seek(20)
+        assert len(traj.optimizer.param_groups) == 3 and traj.digest() != before
+    assert traj.step == 10 and traj.digest() == before and len(traj.optimizer.param_groups) == 2
+    assert traj.seek(0).digest() == run("AdamW").digest()
+
+
+def test_old_gradients_of_other_parameters_do_not_count():
+    """Clipping over all parameters must not see what the evaluation before left on those outside the optimizer."""
+    model, batch = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)]), torch.ones(4, 3)
+    opt = lo.optim.SGD(model[0].parameters(), lr=0.1)
+    traj = lo.Trajectory(
+        model, opt, lambda m, x: 9 * m[1](m[0](x)).square().mean(), lambda step: batch, after_backward=clip
+    )
+    start = traj.digest()
+    assert traj.seek(20).seek(0).digest() == start
+
+
+def test_a_forward_that_changes_a_parameter_outside_the_optimizer_is_refused():
+    def teaching(model, batch):
+        with torch.no_grad():
+            model.outside.weight.lerp_(model.frozen.weight, 0.1)
+        return loss(model, batch)
+
+    with pytest.raises(lo.Nondeterministic, match=r"changed outside.weight.* register_buffer"):
+        run("SGD", loss=teaching).seek(5)
+
+
+class Counting(torch.nn.Linear):
+    """A buffer that is not there at first, and one that grows."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+        self.register_buffer("calls", None)
+        self.register_buffer("history", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls = torch.zeros(1) if self.calls is None else self.calls + 1
+        self.history = torch.cat([self.history, x.sum().view(1)])
+        return super().forward(x)
+
+
+def test_buffers_that_appear_and_grow_come_back():
+    model = Counting()
+    opt = lo.optim.SGD(model.parameters(), lr=0.1)
+    data = lo.data.Schedule(torch.arange(30.0).view(10, 3) / 30, batch_size=2)
+    traj = lo.Trajectory(model, opt, lambda m, x: m(x).square().mean(), data)
+    start = traj.digest()
+    good = traj.seek(3).digest()
+    assert int(model.calls) == 2 and len(model.history) == 4
+    traj.seek(9)
+    assert traj.digest() != good and traj.seek(3).digest() == good
+    assert traj.seek(0).digest() == start and model.calls is None and len(model.history) == 1
 
 
 # -- digests -------------------------------------------------------------------------------------------

@@ -2,14 +2,19 @@
 
 import copy
 import io
+import json
+import pickle
+from contextlib import nullcontext, suppress
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 import loschmidt as lo
-from reference.bits import differences
+from reference.bits import differences, flip
 from reference.optimizers import RECORDS, Loop
 
 NAMES = ["sgd", "sgd-int32", "adamw-decayed", "ecd-rescale"]
@@ -24,8 +29,8 @@ def saved(state):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("cut", [0, 1, 12])
-def test_state_dict_goes_on_and_back_alike(name, cut):
+@pytest.mark.parametrize(("cut", "damaged"), [(0, False), (1, False), (12, False), (1, True)])
+def test_state_dict_goes_on_and_back_alike(name, cut, damaged):
     loop = Loop(name, **RECORDS[name].lossy)
     start = loop.bits()
     loop.forward(cut)
@@ -40,8 +45,11 @@ def test_state_dict_goes_on_and_back_alike(name, cut):
     assert other.optimizer.tape.bits == loop.optimizer.tape.bits
     assert other.optimizer.journal.bytes == loop.optimizer.journal.bytes
     assert other.optimizer.tape.bits_per_parameter_step == loop.optimizer.tape.bits_per_parameter_step
-    other.optimizer.load_state_dict(saved(other.optimizer.state_dict()))
-    assert not differences(start, other.back(10 + cut).bits())
+    last = saved(other.optimizer.state_dict())
+    if damaged:
+        flip(last["state"][0]["q"])
+    other.optimizer.load_state_dict(last)
+    assert other.returns(start, 10 + cut) is not damaged
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -131,6 +139,75 @@ def test_a_foreign_state_dict_is_refused_and_changes_nothing(what):
     loop.back(3)
 
 
+NEEDED = [f"tape.0.{k}" for k in ("heads", "words", "moves", "masks")] + ["journal.checks", "journal.entries"]
+USED = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "maximize": False}
+
+
+def spoilt_states():
+    """What is done to a good state_dict, and a word of why it is refused."""
+
+    def without(key):
+        return lambda state: state["param_groups"][0]["loschmidt"].pop(key)
+
+    def meta(**changes):
+        def do(state):
+            extra = state["param_groups"][0]["loschmidt"]
+            extra["meta"] = json.dumps(json.loads(extra["meta"]) | changes)
+
+        return do
+
+    def cut(key):
+        def do(state):
+            extra = state["param_groups"][0]["loschmidt"]
+            extra[key] = extra[key][:-1]
+
+        return do
+
+    return {
+        **{f"without {k}": (without(k), f"damaged or incomplete.*{k.rpartition('.')[2]}") for k in NEEDED},
+        "lr -5": (lambda state: state["param_groups"][0].update(lr=-5), "lr=-5.*at least 0"),
+        "Nesterov": (lambda state: state["param_groups"][0].update(nesterov=True), "leave nesterov out"),
+        "other settings": (meta(settings=[{"lr": 0.1}]), "damaged or incomplete"),
+        "other settings of the last step": (meta(settings=[USED | {"momentum": 2.0}]), "grows without bound"),
+        "counts missing": (meta(counts=[1]), "do not fit together|damaged"),
+        "exponents missing": (meta(exponents=[{"q": 40}]), "do not fit together"),
+        "lanes missing": (meta(lanes=[]), "damaged or incomplete"),
+        "heads missing": (cut("tape.0.heads"), "damaged or incomplete"),
+        "entries cut": (cut("journal.entries"), "damaged or incomplete"),
+        "no JSON": (lambda state: state["param_groups"][0]["loschmidt"].update(meta="{"), "damaged or incomplete"),
+    }
+
+
+@pytest.mark.parametrize("what", spoilt_states())
+def test_a_spoilt_state_dict_is_refused_and_changes_nothing(what):
+    spoil, words = spoilt_states()[what]
+    loop = Loop("sgd").forward(2)
+    state = loop.optimizer.state_dict()
+    spoil(state)
+    loop.forward(1)
+    turn, settings = loop.bits(), dict(loop.optimizer.param_groups[0])
+    with pytest.raises(lo.InvalidSetting, match=words) as caught:
+        loop.optimizer.load_state_dict(state)
+    assert caught.value.remedy
+    assert not differences(turn, loop.bits())
+    assert loop.optimizer.param_groups[0] == settings
+    loop.back(3)
+
+
+def test_a_pickled_optimizer_goes_on_and_back_alone():
+    loop = Loop("adamw")
+    start = loop.bits()
+    loop.forward(4)
+    file = io.BytesIO()
+    for written in (pickle.dumps(loop), torch.save(loop, file) or file.getvalue()):
+        twin = pickle.loads(written) if written[:2] != b"PK" else torch.load(io.BytesIO(written), weights_only=False)
+        assert not differences(loop.bits(), twin.bits())
+        end = twin.forward(3).bits()
+        assert not differences(start, twin.back(7).bits())
+        assert not differences(end, copy.deepcopy(loop).forward(3).bits())
+    assert pickle.loads(pickle.dumps(lo.optim.SGD([nn.Parameter(torch.ones(2))]))).steps == 0
+
+
 def test_a_deep_copy_is_independent_and_walks_back_alone():
     loop = Loop("adamw")
     start = loop.bits()
@@ -165,6 +242,17 @@ def test_distributed_checkpoint_round_trip(frozen):
     assert not differences(start, other.back(4).bits())
 
 
+def test_a_flattened_distributed_checkpoint_is_refused_by_its_name():
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    loop, options = Loop("adamw").forward(2), dcp.StateDictOptions(flatten_optimizer_state_dict=True)
+    state, turn = dcp.get_optimizer_state_dict(loop.model, loop.optimizer, options=options), loop.bits()
+    with pytest.raises(lo.InvalidSetting, match=r"flatten_optimizer_state_dict=True drops.*=False"):
+        dcp.set_optimizer_state_dict(loop.model, loop.optimizer, state, options=options)
+    assert not differences(turn, loop.bits())
+    loop.back(2)
+
+
 def test_hooks_run():
     loop, calls = Loop("sgd"), []
     opt = loop.optimizer
@@ -187,9 +275,10 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_each_step_is_undone_with_its_own_settings(name, scheduler):
+def test_each_step_is_undone_with_its_own_settings(name, scheduler, damaged):
     loop = Loop(name)
     group = loop.optimizer.param_groups[0]
     schedule = SCHEDULERS[scheduler](loop.optimizer) if SCHEDULERS[scheduler] else None
@@ -205,14 +294,50 @@ def test_each_step_is_undone_with_its_own_settings(name, scheduler):
             group["weight_decay"] = 0.01 * step
     assert len(set(used)) > 2
     group["lr"] = 123.0  # must not be used on the way back
-    for step in reversed(range(8)):
-        loop.back(1)
-        assert (group["lr"], group.get("momentum"), group.get("betas")) == used[step]
-    assert not differences(start, loop.bits())
-    assert {k: v for k, v in group.items() if k != "params"} == at_start
+    if damaged:
+        recorded = [e["settings"]["0"] for e in loop.optimizer.journal.entries.values() if "settings" in e]
+        recorded[1]["lr"] *= 1 + 1e-6
+    seen = []
+    for _ in range(8):
+        with suppress(lo.ReplayMismatch) if damaged else nullcontext():
+            loop.back(1)
+            seen.append((group["lr"], group.get("momentum"), group.get("betas")))
+    assert (seen[::-1] == used) is not damaged
+    assert bool(differences(start, loop.bits())) is damaged
+    assert damaged or {k: v for k, v in group.items() if k != "params"} == at_start
 
 
-def test_a_group_added_on_the_way_is_walked_back_over():
+@pytest.mark.parametrize("make", [torch.tensor, np.float32, np.float64, Fraction], ids=lambda x: x.__name__)
+def test_settings_may_be_numbers_of_any_kind(make):
+    w, plain = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    opt = lo.optim.AdamW([w], lr=make(0.25), betas=(make(0.5), 0.75))
+    reference = lo.optim.AdamW([plain], lr=0.25, betas=(0.5, 0.75))
+    lr = opt.param_groups[0]["lr"]
+    start = opt.digest()
+
+    def passes(p=w):
+        p.grad = torch.cos(p.detach())
+
+    for step in range(4):
+        opt.step(passes)
+        reference.step(lambda: passes(plain))
+        if make is torch.tensor:
+            lr.mul_(0.5)  # as a scheduler does
+        else:
+            opt.param_groups[0]["lr"] = make(0.25 * 0.5 ** (step + 1))
+        reference.param_groups[0]["lr"] *= 0.5
+    assert opt.digest() == reference.digest()
+    opt.load_state_dict(saved(opt.state_dict())) if make in (torch.tensor, np.float64) else None
+    for _ in range(4):
+        opt.unstep(passes)
+    assert opt.digest() == start
+    assert opt.param_groups[0]["lr"] == 0.25
+    if make is torch.tensor:
+        assert opt.param_groups[0]["lr"] is lr
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_group_added_on_the_way_is_walked_back_over(damaged):
     loop = Loop("sgd")
     extra = nn.Parameter(torch.ones(3))
     forward, start = loop.passes, loop.bits()
@@ -231,11 +356,14 @@ def test_a_group_added_on_the_way_is_walked_back_over():
     state = saved(loop.optimizer.state_dict())
     assert loop.optimizer.tape.element_steps == 8 * (loop.optimizer.numel - 3) + 4 * 3
     loop.optimizer.load_state_dict(state)
+    if damaged:
+        flip(loop.optimizer.state[extra]["p"], bit=30)
     loop.back(4)
-    assert torch.equal(extra.detach(), torch.ones(3))
+    assert torch.equal(extra.detach(), torch.ones(3)) is not damaged
     after = loop.back(4).bits()
     assert not set(differences(start, after)) & start.keys()
-    assert not differences(after, loop.forward(5).back(5).bits())
+    if not damaged:
+        assert not differences(after, loop.forward(5).back(5).bits())
 
 
 # -- which parameters take part --------------------------------------------------------------------------
@@ -272,7 +400,8 @@ def test_frozen_and_unused_parameters_stand_still_and_return():
     assert opt.digest() == start
 
 
-def test_tied_and_strided_parameters_walk_back():
+@pytest.mark.parametrize("damaged", [False, True])
+def test_tied_and_strided_parameters_walk_back(damaged):
     torch.manual_seed(0)
     embedding, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
     head.weight = embedding.weight
@@ -294,10 +423,12 @@ def test_tied_and_strided_parameters_walk_back():
         passes()
         opt.step()
     assert not torch.equal(turned, before)
+    if damaged:
+        flip(opt.state[turned]["q"])
     for _ in range(5):
         opt.unstep(passes)
-    assert opt.digest() == start
-    assert torch.equal(turned, before)
+    assert (opt.digest() == start) is not damaged
+    assert damaged or torch.equal(turned, before)
 
 
 def test_adopted_edits_are_a_new_start():
@@ -313,3 +444,23 @@ def test_adopted_edits_are_a_new_start():
     assert not differences(turn, loop.forward(3).back(3).bits())
     loop.back(5)  # along another path, unchecked
     assert opt.steps == 0
+
+
+def test_a_zero_that_changed_its_sign_is_an_edit_and_can_be_adopted():
+    loop = Loop("sgd")
+    bias, opt = loop.model[0].bias, loop.optimizer
+    with torch.no_grad():
+        bias.zero_()
+    assert opt.adopt() == len(bias)
+    turn = loop.bits()
+    bias.data.neg_()
+    with pytest.raises(lo.EditedOutside, match=f"{len(bias)} of {len(bias)} values"):
+        loop.forward(1)
+    assert opt.adopt() == len(bias)
+    assert not differences(turn, loop.bits())
+    assert not differences(turn, loop.forward(2).back(2).bits())
+    traj = lo.Trajectory(loop.model, opt, lambda model, x: model(x).square().mean(), lambda step: loop.x)
+    with traj.edit() as model:
+        model[0].bias.data.mul_(-1.0)
+    traj.seek(2).seek(0)
+    assert not differences(turn, loop.bits())

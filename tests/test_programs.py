@@ -19,4 +19,4 @@ def test_random_programs_return(chunk):
 def test_one_flipped_bit_is_noticed():
     outcomes = [random_program(seed).returns(damage=seed) for seed in range(800)]
     assert True not in outcomes
-    assert outcomes.count(False) > 400
+    assert outcomes.count(None) < 120  # undecided: a seventh at most

@@ -11,7 +11,7 @@ from torch import nn
 
 import loschmidt as lo
 
-from .bits import State, bits_of
+from .bits import State, bits_of, differences
 
 FRICTION = -math.log2(0.9)
 ADAM = FRICTION - math.log2(0.999)
@@ -149,3 +149,10 @@ class Loop:
 
     def bits(self) -> State:
         return bits_of(self.optimizer, self.model)
+
+    def returns(self, start: State, steps: int) -> bool:
+        """Go back: is every bit what it was at the start? A refusal on the way means no."""
+        try:
+            return not differences(start, self.back(steps).bits())
+        except lo.ReplayMismatch:
+            return False

@@ -16,7 +16,7 @@ from .. import interrupt
 from ..errors import InvalidSetting, LoschmidtError
 from ..exact import Journal, Lanes, exponent_of, to_lattice
 from . import flat
-from .settings import Settings, as_tuples, present, put
+from .settings import Settings, as_tuples, plain, present, put
 
 if TYPE_CHECKING:
     from .base import ReversibleOptimizer
@@ -59,19 +59,21 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
     }
 
 
-def state_dict(optimizer: "ReversibleOptimizer", plain: dict[str, Any]) -> dict[str, Any]:
+def state_dict(optimizer: "ReversibleOptimizer", torchs: dict[str, Any]) -> dict[str, Any]:
     """torch's dictionary with the state copied, and the extras added."""
     refuse_other_state(optimizer)
     meta, tensors = describe(optimizer), {}
     for i, lanes in enumerate(optimizer.tape.lanes):
         tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
     tensors |= {f"journal.{k}": v for k, v in optimizer.journal.state().items()}
-    state = {i: _copied(values) for i, values in plain["state"].items()}
-    groups = [_copied(group) for group in plain["param_groups"]]
+    state = {i: _copied(values) for i, values in torchs["state"].items()}
+    groups = [_copied(group) for group in torchs["param_groups"]]
     for group in groups:
         group.pop(EXTRA, None)
+        numbers = {k: v for k, v in group.items() if k in optimizer.defaults and not isinstance(v, torch.Tensor)}
+        group |= plain(numbers)
     groups[0][EXTRA] = {"meta": json.dumps(meta)} | tensors
-    return plain | {"state": state, "param_groups": groups}
+    return torchs | {"state": state, "param_groups": groups}
 
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:

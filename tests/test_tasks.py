@@ -1,5 +1,6 @@
 """Models and tasks: the same function as the plain one, the same bits from the same seed, there and back."""
 
+import json
 import sys
 import sysconfig
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 import loschmidt as lo
 from loschmidt.data import Schedule
 from loschmidt.echo import default_plan, legs
+from loschmidt.echo.picture import draw
+from loschmidt.echo.table import markdown
 from loschmidt.errors import InvalidSetting
 from loschmidt.exact.digest import digest
 from loschmidt.models import CNN, GPT, OneLayerTransformer
@@ -229,6 +232,28 @@ def test_echo_takes_the_task(name):
     plan = default_plan(name, ("ECD", "SGD", "AdamW", "Adam"))
     assert [leg.batch_size for leg in plan] == [TASKS[name]().batch_size] * 4
     assert default_plan(name, ("sgd",), batch_size=5)[0].batch_size == 5
+
+
+@pytest.mark.parametrize("name", ["text", "digits"])
+def test_echo_takes_the_task_there_and_back(name, tmp_path):
+    (leg,) = default_plan(name, ("ECD",), steps=4, batch_size=4)
+    run = {}
+    for job in ("out", "back", "perturbed"):
+        run |= legs.JOBS[job](leg, tmp_path, lambda done, total: None)
+    assert run["end_digest"] == run["start_digest"] != run["turn_digest"] and run["differing_bits"] == 0
+    assert run["task_settings"] == TASKS[name]().settings and run["batch_size"] == 4
+    assert run["energy"]["largest_change"] > 0 and run["perturbed"]["reached_step"] == 0
+    assert run["returned"] == legs._summary(run["looks_out"][0])
+    draw(run, tmp_path / "echo.png")
+    assert (tmp_path / "echo.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["text", "digits"])
+def test_docs_show_the_recorded_echo(name):
+    root = Path(__file__).parents[1]
+    results = json.loads((root / f"benchmarks/results/echo-{name}.json").read_text())
+    assert all(run["exact"] for run in results["runs"])
+    assert markdown(results["runs"]) in (root / "docs/tasks.md").read_text()
 
 
 def test_floats_see_the_same_dropout_and_augmentation_both_ways(tmp_path):

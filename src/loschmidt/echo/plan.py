@@ -34,7 +34,7 @@ class LegPlan(BaseModel):
     float_steps: int = 400
 
 
-_TEXT = {"steps": 1_000, "look_every": 40, "float_steps": 200}
+_TEXT = {"steps": 800, "look_every": 40, "float_steps": 200}
 _DIGITS = {"steps": 1_000, "look_every": 25, "float_steps": 400}
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "modular-addition": {

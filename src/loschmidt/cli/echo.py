@@ -17,7 +17,7 @@ from ..files import write_json
 def echo(
     *,
     task: str = "modular-addition",
-    optimizer: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    optimizer: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     steps: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,

@@ -14,6 +14,7 @@ from .errors import LoschmidtError, NotWritten
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
 
 
 def not_written(path: str | os.PathLike, error: OSError) -> NotWritten:
@@ -22,6 +23,8 @@ def not_written(path: str | os.PathLike, error: OSError) -> NotWritten:
         why, remedy = "the disk is full", "make room, and go on: what was written before is whole."
     elif error.errno in _CLOSED:
         why, remedy = f"it may not be written to ({error.strerror})", "choose another place, or change its permissions."
+    elif error.errno in _IN_THE_WAY:
+        why, remedy = "a file is where a folder should be", "choose another place, or move that file away."
     else:
         why, remedy = str(error.strerror or error), "choose another place."
     return NotWritten(f"{path} cannot be written: {why}.", remedy)
@@ -62,6 +65,27 @@ def write_new(path: Path, data: bytes) -> None:
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
+
+
+def refuse_unwritable(path: str | os.PathLike) -> None:
+    """Raise NotWritten if a file cannot be written there, as far as that can be told before long work."""
+    path = Path(path)
+    if path.is_dir():
+        raise NotWritten(f"{path} cannot be written: it is a folder.", "give the path of a file.")
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise not_written(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if not os.access(above, os.W_OK):
+        raise not_written(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def size(count: float) -> str:
+    """A number of bytes in words."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def sync_folder(path: Path) -> None:

@@ -11,7 +11,7 @@ from ..echo import default_plan, run_echo
 from ..echo.picture import draw
 from ..echo.table import table
 from ..errors import InvalidSetting
-from ..files import write_json
+from ..files import refuse_unwritable, write_json
 
 
 def echo(
@@ -68,6 +68,9 @@ def echo(
     plan = default_plan(task, names, steps, seed, batch_size, perturb)
     if out.exists() and not out.is_dir():
         raise InvalidSetting(f"--out {out} is a file.", "give a folder.")
+    for path in (out / "echo.json", out / "echo.png", json):  # now, and not after the run
+        if path is not None:
+            refuse_unwritable(path)
     results = run_echo(plan) | {"command": "loschmidt " + " ".join(sys.argv[1:])}
     for path in (out / "echo.json", json):
         if path is not None:

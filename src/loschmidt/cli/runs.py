@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import DamagedFile, InvalidSetting, LoschmidtError
-from ..files import write_json
+from ..files import refuse_unwritable, size, write_json
 from ..trajectory.manifest import MANIFEST, Manifest, is_run, read_manifest, strays
 from ..trajectory.prune import prune as prune_run
 from ..trajectory.salvage import survey
@@ -32,7 +32,7 @@ def list_(folder: Path, *, json: Path | None = None) -> int:
     json
         Write the list to this file, too.
     """
-    _require_folder(folder)
+    _require_folder(folder, json)
     found = [_facts(path) for path in sorted({p.parent for p in folder.rglob(MANIFEST)})]
     _say(found, ("folder", "optimizer", "step", "back_to", "tape_bytes", "bytes", "committed", "trouble"), json)
     return 0
@@ -53,7 +53,7 @@ def show(folder: Path, *, json: Path | None = None) -> int:
     json
         Write it to this file, too.
     """
-    _require_run(folder)
+    _require_run(folder, json)
     facts, manifest = _facts(folder), read_manifest(folder)
     console = Console()
     for name, value in facts.items():
@@ -86,7 +86,7 @@ def verify(folder: Path, *, json: Path | None = None) -> int:
     json
         Write what was found to this file, too.
     """
-    _require_run(folder)
+    _require_run(folder, json)
     for _ in range(3):  # a process that has it open may commit meanwhile
         found = survey(folder)
         if not found.damaged or survey(folder).manifest == found.manifest:
@@ -121,21 +121,23 @@ def prune(folder: Path, *, before: int | None = None, json: Path | None = None) 
     json
         Write what was removed to this file, too.
     """
-    _require_run(folder)
+    _require_run(folder, json)
     done = prune_run(folder, before)
-    print(f"{folder}: {len(done.removed)} files removed, {_size(done.freed)} freed; goes back to step {done.first:,}.")
+    print(f"{folder}: {len(done.removed)} files removed, {size(done.freed)} freed; goes back to step {done.first:,}.")
     if json is not None:
         write_json(json, {"folder": str(folder)} | asdict(done))
     return 0
 
 
-def _require_folder(folder: Path) -> None:
+def _require_folder(folder: Path, json: Path | None) -> None:
     if not folder.is_dir():
         raise InvalidSetting(f"{folder} is not a folder.", "give the folder that was given as tape=, or one above it.")
+    if json is not None:
+        refuse_unwritable(json)
 
 
-def _require_run(folder: Path) -> None:
-    _require_folder(folder)
+def _require_run(folder: Path, json: Path | None) -> None:
+    _require_folder(folder, json)
     if not is_run(folder):
         raise DamagedFile(f"there is no run in {folder}.", f"look for one: loschmidt runs list {folder}.")
 
@@ -176,13 +178,5 @@ def _say(rows: list[dict[str, Any]], columns: tuple[str, ...], json: Path | None
 
 def _text(name: str, value: Any) -> str:
     if name.endswith("bytes") and value != "":
-        return _size(value)
+        return size(value)
     return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -69,6 +69,9 @@ class Schedule:
         without: Iterable[int] | torch.Tensor = (),
         augment: Callable[[Any, np.random.Generator], Any] | None = None,
     ):
+        if augment is not None and not callable(augment):
+            seen = f"augment: {augment!r} cannot be called."
+            raise InvalidSetting(seen, "give a function augment(sample, rng), or None.")
         self.dataset, self.augment = dataset, augment
         self.source = source_of(dataset)
         self.length = len(self.source)
@@ -76,18 +79,18 @@ class Schedule:
         self.seed, self.replacement = _whole("seed", seed), bool(replacement)
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidSetting(
-                f"batch_size: {batch_size}, but a batch has at least one sample.", "give 1 or more, or None for all"
+                f"batch_size: {batch_size}, but a batch has at least one sample.", "give 1 or more, or None for all."
             )
         if self.replacement and self.batch_size is None:
             raise InvalidSetting(
-                "replacement: True with batch_size=None, which does not say how many to draw.", "give a batch_size"
+                "replacement: True with batch_size=None, which does not say how many to draw.", "give a batch_size."
             )
-        self.without = tuple(sorted({_whole("without", i) for i in without}))
+        self.without = _ids_of(without)
         if self.without and not 0 <= self.without[0] <= self.without[-1] < self.length:
             raise InvalidSetting(
                 f"without: ids from {self.without[0]} to {self.without[-1]}, but the dataset has ids "
                 f"0 to {self.length - 1}.",
-                "give ids of samples that exist",
+                f"give ids from 0 to {self.length - 1}.",
             )
         self._keep = torch.ones(self.length, dtype=torch.bool)
         self._keep[list(self.without)] = False
@@ -104,11 +107,12 @@ class Schedule:
 
     def ids(self, step: int) -> torch.Tensor:
         """Ids of the samples in the batch of a step, in order: int64, without those in `without`."""
-        return self._ids(step).clone()
+        return self._ids(_whole("step", step)).clone()
 
     def batch(self, step: int) -> Any:
         """The batch of a step, or None if `without` left nothing of it."""
-        ids, epoch = self._ids(step), index(step) // self.steps_per_epoch
+        step = _whole("step", step)
+        ids, epoch = self._ids(step), step // self.steps_per_epoch
         if ids.numel() == 0:
             return None
         if self.augment is not None:
@@ -128,7 +132,7 @@ class Schedule:
             self.batch_size,
             seed=self.seed,
             replacement=self.replacement,
-            without=[*self.without, *ids],
+            without=(*self.without, *_ids_of(ids)),
             augment=self.augment,
         )
 
@@ -167,7 +171,7 @@ class Schedule:
         return changed
 
     def _ids(self, step: int) -> torch.Tensor:
-        epoch, part = divmod(index(step), self.steps_per_epoch)
+        epoch, part = divmod(step, self.steps_per_epoch)
         if self.batch_size is None:
             return self._whole_dataset()[0] if isinstance(self.source, Rows) else self._keep.nonzero().flatten()
         if self.replacement:
@@ -214,7 +218,20 @@ def _whole(name: str, value: Any) -> int:
             raise TypeError
         return index(value)
     except TypeError:
-        raise InvalidSetting(f"{name}: {value!r} is not a whole number.", f"give an int for {name}") from None
+        raise InvalidSetting(f"{name}: {value!r} is not a whole number.", f"give an int for {name}.") from None
+
+
+def _ids_of(without: Any) -> tuple[int, ...]:
+    """Ids to take out: each once, the smallest first."""
+    kind = f"{without.dtype} of shape {tuple(without.shape)}" if hasattr(without, "dtype") else type(without).__name__
+    if "bool" in kind:
+        seen = f"without: {kind} is a mask, which would be read as the ids 0 and 1."
+        raise InvalidSetting(seen, "give the ids: mask.nonzero().flatten().")
+    try:
+        ids = list(without)
+    except TypeError:
+        raise InvalidSetting(f"without: {without!r} is not a list of ids.", "give a list, for example [17].") from None
+    return tuple(sorted({_whole("without", i) for i in ids}))
 
 
 def _short(value: Any) -> str:

@@ -31,7 +31,7 @@ class Rows:
         if len(set(lengths.values())) > 1 or None in lengths.values():
             raise InvalidSetting(
                 f"dataset: its tensors are not equally long: {lengths}.",
-                "give tensors whose first dimension counts the samples",
+                "give tensors whose first dimension counts the samples.",
             )
         self.length = next(iter(lengths.values()))
 
@@ -48,7 +48,7 @@ class Rows:
 
     def collate(self, samples: list[Any]) -> Any:
         """Samples to a batch, in the structure of the dataset."""
-        batch = default_collate(samples)
+        batch = _collate(samples)
         return tuple(batch) if type(samples[0]) is tuple else batch  # default_collate turns tuples into lists
 
 
@@ -81,7 +81,7 @@ class Items:
 
     def collate(self, samples: list[Any]) -> Any:
         """Samples to a batch."""
-        return default_collate(samples)
+        return _collate(samples)
 
     def _draw(self, i: int, key: tuple[int | str, ...]) -> Any:
         # Not random.seed_all: torch.manual_seed also walks over the devices, too slow for each sample.
@@ -90,6 +90,19 @@ class Items:
         np.random.seed(seed >> 96)
         python_random.seed(seed)
         return self.data[i]
+
+
+def _collate(samples: list[Any]) -> Any:
+    """`default_collate`, or what differs between the samples."""
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        first = describe(samples[0])
+        other = next((x for x in map(describe, samples) if x != first), first)
+        raise InvalidSetting(
+            f"dataset: its samples do not fit into one batch: {first} and {other} ({error}).",
+            "let all samples have the same structure and shapes: pad them, or crop them.",
+        ) from error
 
 
 def source_of(dataset: Any) -> Rows | Items:
@@ -103,7 +116,7 @@ def source_of(dataset: Any) -> Rows | Items:
     """
     source = Rows(dataset) if torch.is_tensor(dataset) else _source_of_many(dataset)
     if len(source) == 0:
-        raise InvalidSetting("dataset: it has no samples.", "give at least one")
+        raise InvalidSetting("dataset: it has no samples.", "give at least one.")
     return source
 
 
@@ -114,7 +127,7 @@ def _source_of_many(dataset: Any) -> Rows | Items:
         raise InvalidSetting(
             f"dataset: a {type(dataset).__name__} has no length and no samples by number, so a past batch "
             "could not be drawn again.",
-            "give tensors or a map-style dataset (list(dataset) where it fits in memory)",
+            "give tensors or a map-style dataset (list(dataset) where it fits in memory).",
         )
     if isinstance(dataset, (tuple, list, Mapping)):
         members = list(dataset.values() if isinstance(dataset, Mapping) else dataset)
@@ -124,7 +137,7 @@ def _source_of_many(dataset: Any) -> Rows | Items:
             raise InvalidSetting(
                 f"dataset: a {type(dataset).__name__} of {sorted({type(x).__name__ for x in members})}; "
                 "it is read as columns, and columns are tensors with at least one dimension.",
-                "convert each column with torch.as_tensor, or give a list of samples",
+                "convert each column with torch.as_tensor, or give a list of samples.",
             )
     return Items(dataset)
 
@@ -155,7 +168,7 @@ def describe(sample: Any) -> Any:
         return type(sample).__name__
     raise InvalidSetting(
         f"dataset: a sample holds a {type(sample).__name__}, which cannot be put into a batch.",
-        "let dataset[i] give tensors, numbers, or tuples or dicts of them",
+        "let dataset[i] give tensors, numbers, or tuples or dicts of them.",
     )
 
 

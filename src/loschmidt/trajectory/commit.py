@@ -16,7 +16,7 @@ from ..exact import Journal
 from ..exact.tape import Move, tensors_of_moves
 from . import chain, store
 from .environment import package_version
-from .manifest import COPY, MANIFEST, Commit, File, Heights, Manifest, Segment, at_most, next_number
+from .manifest import COPY, MANIFEST, TEMPORARY, Commit, File, Heights, Manifest, Segment, at_most, next_number
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -113,11 +113,11 @@ class Writing:
 def replace_manifest(folder: Path, manifest: Manifest) -> None:
     """Make a manifest the one that counts, at once. Its files are on the disk already, as far as their contents go."""
     data = manifest.encode()
-    for name in (COPY, MANIFEST):
-        files.write_new(folder / f".{name}.tmp", data)
+    for temporary in TEMPORARY:
+        files.write_new(folder / temporary, data)
     files.sync_folder(folder)
-    for name in (COPY, MANIFEST):  # the second rename is the commit
-        (folder / f".{name}.tmp").replace(folder / name)
+    for temporary, name in zip(TEMPORARY, (COPY, MANIFEST), strict=True):  # the second rename is the commit
+        (folder / temporary).replace(folder / name)
 
 
 def at(heights: Heights, i: int) -> int:

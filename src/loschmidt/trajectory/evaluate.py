@@ -27,9 +27,11 @@ def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tens
     if batch is None:
         return None
     loss = traj.loss_fn(traj.model, batch)
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(type(loss))
-        raise InvalidSetting(f"loss(model, batch) gave {what} at step {step}.", "return one number, as a tensor.")
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
+        kind = type(loss).__name__
+        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {kind}"
+        remedy = "return one real number, as a tensor: for example the mean over the batch."
+        raise InvalidSetting(f"loss(model, batch) gave {what} at step {step}.", remedy)
     if backward:
         if not loss.requires_grad:
             raise InvalidSetting(
@@ -77,7 +79,7 @@ def preflight(traj: "Trajectory") -> bool:
                 "make it a buffer: register_buffer().",
             )
     first, second = seen
-    for name in first.keys() | second.keys():
+    for name in dict.fromkeys([*first, *second]):
         a, b = first.get(name), second.get(name)
         if a is None or b is None or raw_bytes(a) != raw_bytes(b):
             count = "" if a is None or b is None else f" in {int((a != b).sum())} of {a.numel()} values"

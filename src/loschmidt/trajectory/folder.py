@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from . import store
 from .commit import Writing, at, replace_manifest
 from .manifest import (
     LOCK,
+    TEMPORARY,
     Manifest,
     Segment,
     is_run,
+    of_first_commit,
     read_manifest,
     read_tensors,
     strays,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 _SHARE = 0.05  # of the time that commits may take
+_ELSEWHERE = "call save(path) to keep the run elsewhere."
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,10 @@ class Folder:
                 "close() that one first; `loschmidt runs show` only looks, and is always possible.",
             ) from None
         except OSError as error:
-            raise files.not_written(path, error) from error
+            raise NotWritten(
+                f"{path} cannot be opened: its file {LOCK!r} may not be written to ({error.strerror or error}).",
+                "copy the folder to where you may write, or change its permissions.",
+            ) from error
 
     @classmethod
     def create(cls, traj: "Trajectory", path: Path, every: int | None, seconds: float | None) -> "Folder":
@@ -114,7 +121,7 @@ class Folder:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(p.name != LOCK for p in path.iterdir()):
+            if any(not of_first_commit(p.name) for p in path.iterdir()):
                 raise InvalidSetting(f"tape={str(path)!r}: that folder is not empty.", "choose a new or empty folder.")
         except NotADirectoryError as error:
             raise InvalidSetting(f"tape={str(path)!r} is not a folder.", "choose a new or empty folder.") from error
@@ -187,6 +194,17 @@ class Folder:
         """Let others open it."""
         self._lock.release()
 
+    def leave(self, traj: "Trajectory") -> None:
+        """Commit, and close: the run goes on in memory. Arguments and errors: `Trajectory.close`."""
+        try:
+            traj.commit()
+        except SourceChanged:
+            traj.folder = None
+            self.close()
+            raise
+        traj.folder = None
+        self.close()
+
     # -- committing ----------------------------------------------------------------------------------
 
     def due(self, step: int) -> bool:
@@ -220,8 +238,8 @@ class Folder:
                 self._took_over(traj, manifest, grown, salvaged)
             files.sync_folder(self.path)
             self._remove([name for name in self._dead if not (back and name.startswith("tape"))])
-        except OSError as error:
-            self._remove(writing.unnamed())
+        except (OSError, LoschmidtError) as error:
+            self._remove([*writing.unnamed(), *TEMPORARY])
             if isinstance(error, LoschmidtError):  # a segment that is to be taken in is damaged
                 raise
             raise files.not_written(self.path, error) from error
@@ -253,8 +271,9 @@ class Folder:
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
-            self._dead.discard(name)
+            with suppress(OSError):  # a file too many harms nobody: it is tried again, and `prune` finds it
+                (self.path / name).unlink(missing_ok=True)
+                self._dead.discard(name)
 
     def _refuse_other_run(self) -> None:
         if self.manifest is None:
@@ -263,39 +282,63 @@ class Folder:
             there = read_manifest(self.path)
         except DamagedFile as error:
             raise SourceChanged(
-                f"{self.path} no longer holds this run: {error.seen}", "call save(path) to keep the run elsewhere."
+                f"{self.path} no longer holds this run: {error.seen}", f"put it back, or {_ELSEWHERE}"
             ) from error
-        if (there.run, there.last.number) != (self.manifest.run, self.manifest.last.number):
-            raise SourceChanged(
-                f"{self.path} holds another run, or another commit, than this process left there.",
-                "call save(path) to keep the run elsewhere.",
-            )
+        if there.run != self.manifest.run:
+            raise SourceChanged(f"{self.path} holds another run by now.", _ELSEWHERE)
+        if there.last.number != self.manifest.last.number:
+            raise SourceChanged(f"{self.path} holds another commit than this process left there.", _ELSEWHERE)
 
     # -- before a seek -------------------------------------------------------------------------------
 
-    def check_space(self, traj: "Trajectory", target: int) -> None:
-        """Raise NotWritten if a seek will not fit on the disk."""
+    def check(self, traj: "Trajectory", target: int) -> None:
+        """Refuse a seek that the folder cannot serve, before anything moves.
+
+        Raises:
+            SourceChanged: the folder does not hold this run any more.
+            NotWritten: what the seek will write does not fit on the disk.
+            DamagedFile: a segment that the way back needs is damaged.
+        """
+        self._refuse_other_run()
+        if target < traj.step:
+            self._check_reach(target)
+        else:
+            self._check_space(traj, target)
+
+    def fetch(self, traj: "Trajectory") -> None:
+        """Read the words that the next step back may take: a file that cannot be read must not stop it halfway."""
+        for lanes in traj.tape:
+            chunks = lanes.stack.chunks
+            for i, chunk in reversed([*enumerate(chunks)]):
+                if isinstance(chunk, Forgotten) or (
+                    isinstance(chunk, InSegment) and chunk.segment.steps[1] < traj.step
+                ):
+                    break
+                if isinstance(chunk, InSegment):
+                    chunks[i] = chunk.read()
+
+    def _check_space(self, traj: "Trajectory", target: int) -> None:
         steps, opt = max(0, target - traj.step), traj.optimizer
         taken = max(1, traj.step - traj.journal.first)
         journal = steps * max(16.0, traj.journal.bytes / taken)
         state = 2 * self.manifest.last.state.bytes
         needed = steps * opt.numel * max(0.0, opt.price()) / 8 + journal + state
-        free = shutil.disk_usage(self.path).free
+        try:
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise files.not_written(self.path, error) from error
         if needed > free:
             raise NotWritten(
-                f"seek({target}) will write about {needed / 1e6:,.0f} MB to {self.path}, where {free / 1e6:,.0f} MB "
-                "are free.",
+                f"seek({target}) will write about {files.size(needed)} to {self.path}, where {files.size(free)} are "
+                "free.",
                 "make room, or seek to a nearer step.",
             )
 
-    def check_reach(self, target: int) -> None:
-        """Raise DamagedFile, before anything moves, if a segment that the way back needs is damaged."""
+    def _check_reach(self, target: int) -> None:
         for segment in reversed(self.manifest.tape):
             if segment.steps[1] <= target:
                 break
-            if segment.name in self._whole:
-                continue
-            wrong = trouble(self.path, segment)
+            wrong = trouble(self.path, segment, contents=segment.name not in self._whole)
             if wrong:
                 raise DamagedFile(
                     f"{self.path / segment.name} is {wrong}: steps below {segment.steps[1]} are lost.",

@@ -1,7 +1,10 @@
 """What is refused before a trajectory moves: wrong arguments, edits from outside, another world."""
 
+import math
+from collections.abc import Callable
 from operator import index
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +18,9 @@ if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 
-def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any) -> None:
+def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, lr: Any, after_backward: Any) -> None:
     """Raise InvalidSetting for an argument of `Trajectory` that cannot work."""
-    if not isinstance(model, nn.Module):
-        raise InvalidSetting(f"model is a {type(model).__name__}.", "pass a torch.nn.Module.")
+    refuse_model(model)
     if not isinstance(opt, ReversibleOptimizer):
         known = ", ".join(f"lo.optim.{name}" for name in ("SGD", "Adam", "AdamW", "ECD"))
         raise InvalidSetting(
@@ -35,14 +37,58 @@ def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any) -> N
         if not callable(value):
             remedy = "pass a function loss(model, batch)." if name == "loss" else "wrap it: lo.data.Schedule(dataset)."
             raise InvalidSetting(f"{name} is a {type(value).__name__}, and cannot be called.", remedy)
+    for name, value, remedy in (
+        ("lr", lr, "pass a function step -> factor, or None; the learning rate itself is a setting of the optimizer."),
+        ("after_backward", after_backward, "pass a function of the model, or None."),
+    ):
+        if value is not None and not callable(value):
+            raise InvalidSetting(f"{name}={value!r} cannot be called.", remedy)
     if tape is not None and not isinstance(tape, (str, PathLike)):
         raise InvalidSetting(f"tape is a {type(tape).__name__}.", "pass a folder, or None to keep the tape in memory.")
+
+
+def refuse_model(model: Any) -> None:
+    """Raise InvalidSetting for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise InvalidSetting(f"model is a {type(model).__name__}.", "pass a torch.nn.Module.")
+
+
+def whole(name: str, value: Any) -> int:
+    """The value of an argument as an int; raises InvalidSetting if it is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise InvalidSetting(f"{name}={value!r} is not a whole number.", f"pass an int as {name}.") from None
+
+
+def path_of(path: Any) -> Path:
+    """A path to save to or to load from; raises InvalidSetting if it is none."""
+    if not isinstance(path, (str, PathLike)):
+        raise InvalidSetting(f"path={path!r} is a {type(path).__name__}.", "pass the path of a file or of a folder.")
+    return Path(path)
+
+
+def factor(lr: Callable[[int], Any], step: int) -> float:
+    """What the function lr gives for a step; raises InvalidSetting if that is no factor."""
+    value = lr(step)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InvalidSetting(
+            f"lr({step}) gave {value!r}, which is no factor for a learning rate.",
+            "let the function lr return a finite number of at least 0 for every step.",
+        )
+    return number
 
 
 def refuse_intervals(digest_every: Any, commit_every: Any, commit_seconds: Any) -> None:
     """Raise InvalidSetting for intervals of `Trajectory` that make no sense."""
     for name, value in (("digest_every", digest_every), ("commit_every", commit_every)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidSetting(f"{name}={value!r} is not a positive whole number.", "use 100, or None.")
     if commit_seconds is not None and not (isinstance(commit_seconds, (int, float)) and commit_seconds >= 0):
         raise InvalidSetting(f"commit_seconds={commit_seconds!r} is not a number of seconds.", "use 10, or None.")

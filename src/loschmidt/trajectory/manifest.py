@@ -28,6 +28,7 @@ from ..errors import DamagedFile
 
 FORMAT = 1
 MANIFEST, COPY, LOCK = "manifest.json", "manifest.copy.json", "lock"
+TEMPORARY = (f".{COPY}.tmp", f".{MANIFEST}.tmp")
 _NAME = r"(state|tape|journal)-\d{8,12}\.safetensors"
 _OURS = re.compile(_NAME)
 _LARGEST_MANIFEST = 1 << 26
@@ -145,34 +146,51 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     Raises:
         DamagedFile: it is not there, is not what was written, or is of a newer format.
     """
-    path = folder / name
-    text = read_whole(path, None)
-    spare = f"`{COPY}` has it again: open with salvage=True." if name == MANIFEST else "use another copy of the folder."
     try:
+        text = read_whole(folder / name, None)
         body = json.loads(text)
+        if not isinstance(body, dict):
+            raise ValueError(f"it holds a {type(body).__name__}")
         recorded = body.pop("digest")
         written = body["format"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFile(f"{path} is not a manifest of loschmidt, or is damaged ({error}).", spare) from error
+    except KeyError as error:
+        raise _damaged(folder, name, f"is not a manifest of loschmidt: it has no {error.args[0]!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(folder, name, f"is not a manifest of loschmidt, or is damaged ({error})") from error
+    except DamagedFile as error:
+        raise _damaged(folder, name, error.seen.removeprefix(f"{folder / name} ").removesuffix(".")) from error
     if written != FORMAT:
         raise DamagedFile(
-            f"{path} has format {written!r}; this version reads {FORMAT}.",
+            f"{folder / name} has format {written!r}; this version reads {FORMAT}.",
             "use the version of loschmidt that wrote it.",
         )
     if recorded != _digest_of(body):
-        raise DamagedFile(f"{path} is not what was written: its digest differs.", spare)
+        raise _damaged(folder, name, "is not what was written: its digest differs")
     try:
         manifest = Manifest.model_validate(body)
     except ValidationError as error:
-        raise DamagedFile(f"{path} is not a manifest that this version understands: {error}.", spare) from error
+        wrong = error.errors()[0]
+        where, value = ".".join(map(str, wrong["loc"])), repr(wrong["input"])[:80]
+        raise _damaged(folder, name, f"holds {where} = {value}, which no manifest has ({wrong['msg']})") from error
     if manifest.encode() != text:  # a byte that JSON does not care for
-        raise DamagedFile(f"{path} is not what was written.", spare)
+        raise _damaged(folder, name, "is not what was written")
     for chain, below in ((manifest.tape, manifest.forgotten), (manifest.journal, None)):
         for segment in chain:
             if not (below is None or (at_most(segment.start, below) and at_most(below, segment.start))):
-                raise DamagedFile(f"{path}: {segment.name} does not continue the segment before it.", spare)
+                raise _damaged(folder, name, f"names {segment.name}, which does not continue the segment before it")
             below = segment.stop
     return manifest
+
+
+def _damaged(folder: Path, name: str, seen: str) -> DamagedFile:
+    remedy = "use another copy of the folder."
+    if name == MANIFEST:
+        try:
+            read_manifest(folder, COPY)
+            remedy = f"open it with salvage=True: {COPY} has the same again, and is whole."
+        except DamagedFile:
+            pass
+    return DamagedFile(f"{folder / name} {seen}.", remedy)
 
 
 def read_whole(path: Path, expected: int | None) -> bytes:
@@ -221,8 +239,8 @@ def read_tensors(folder: Path, file: File) -> dict[str, torch.Tensor]:
         raise DamagedFile(f"{folder / file.name} cannot be read: {error}.", "use another copy.") from error
 
 
-def trouble(folder: Path, file: File) -> str | None:
-    """What is wrong with a file, or None; reads all of it, a piece at a time."""
+def trouble(folder: Path, file: File, contents: bool = True) -> str | None:
+    """What is wrong with a file, or None; reads all of it, a piece at a time, unless only its size matters."""
     path = folder / file.name
     try:
         about = path.lstat()
@@ -230,6 +248,8 @@ def trouble(folder: Path, file: File) -> str | None:
             return "not a regular file"
         if about.st_size != file.bytes:
             return f"{about.st_size:,} bytes, should be {file.bytes:,}"
+        if not contents:
+            return None
         h = hashlib.blake2b(digest_size=32)
         with open(path, "rb") as f:
             while piece := f.read(_CHUNK):
@@ -243,12 +263,18 @@ def trouble(folder: Path, file: File) -> str | None:
 
 def strays(folder: Path, manifest: Manifest) -> list[str]:
     """Our files in the folder that the manifest does not name: what a kill or a salvage left."""
-    named = {file.name for file in manifest.files()}
-    return sorted(p.name for p in folder.iterdir() if _is_ours(p.name) and p.name not in named)
+    named = {MANIFEST, COPY, LOCK, *(file.name for file in manifest.files())}
+    return sorted(p.name for p in folder.iterdir() if is_ours(p.name) and p.name not in named)
 
 
-def _is_ours(name: str) -> bool:
-    return bool(_OURS.fullmatch(name)) or bool(re.fullmatch(r"\.manifest(\.copy)?\.json\.tmp", name))
+def is_ours(name: str) -> bool:
+    """Whether a run has files of this name in its folder."""
+    return bool(_OURS.fullmatch(name)) or name in (MANIFEST, COPY, LOCK, *TEMPORARY)
+
+
+def of_first_commit(name: str) -> bool:
+    """Whether a first commit that was cut short (a kill) can have left this file in a folder without a manifest."""
+    return name == LOCK or name in TEMPORARY or bool(re.fullmatch(r"(state|tape|journal)-0*1\.safetensors", name))
 
 
 def next_number(folder: Path, manifest: Manifest | None) -> int:

@@ -53,8 +53,10 @@ def prune(folder: Path, before: int | None = None) -> Pruned:
         manifest = found.manifest
         if before is not None:
             if not 0 <= before <= manifest.last.step:
+                last = manifest.last
                 raise InvalidSetting(
-                    f"before={before}: the run is at step {manifest.last.step}.", "give a step from 0 to that."
+                    f"before={before}: the run is at step {last.step}, and goes back to step {last.first}.",
+                    f"give a step from {last.first} to {last.step}.",
                 )
             manifest = _without(folder, manifest, before)
         gone = strays(folder, manifest)

@@ -117,8 +117,9 @@ def survey(folder: Path) -> Survey:
             manifest = read_manifest(folder, name)
         except DamagedFile as error:
             damaged[name] = error.seen.removeprefix(f"{folder / name} ").removeprefix("is ").rstrip(".")
+            why = error
     if manifest is None:
-        raise DamagedFile(f"{folder}: neither {MANIFEST} nor {COPY} can be read.", "use another copy of the folder.")
+        raise DamagedFile(f"{folder}: neither {MANIFEST} nor {COPY} can be read: {why.seen}", why.remedy)
     for file in manifest.files():
         wrong = trouble(folder, file)
         if wrong:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .. import interrupt, live
-from ..errors import LoschmidtError, NotWritten, ReplayMismatch
+from ..errors import InvalidSetting, LoschmidtError, NotWritten, ReplayMismatch
 from ..exact import random
 from ..live.metrics import Writer
 from . import record
@@ -22,17 +22,21 @@ def seek(
     writers: Sequence[Writer],
 ) -> "Trajectory":
     """Walk to a step that the journal holds. Arguments and errors: `Trajectory.seek`."""
+    if on_step is not None and not callable(on_step):
+        raise InvalidSetting(f"on_step={on_step!r} cannot be called.", "pass a function of the trajectory, or None.")
     with random.isolated():
         traj._check_surroundings()
         back = target < traj.step
         if traj.folder is not None:
-            traj.folder.check_reach(target) if back else traj.folder.check_space(traj, target)
+            traj.folder.check(traj, target)
         good = record.hold(traj) if back and record.ahead(traj, target) else None
         job, total, done = f"{'back' if back else 'forward'} to step {target}", abs(target - traj.step), 0
         with _committed(traj), live.choose(progress) as display, interrupt.patient() as interrupted:
             display.begin(job, total)
             while traj.step != target and not interrupted():
                 if back:
+                    if traj.folder is not None:
+                        traj.folder.fetch(traj)
                     good = traj._back(good)
                 else:
                     traj._forward()

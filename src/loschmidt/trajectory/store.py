@@ -1,9 +1,10 @@
 """A run in one safetensors file: integers, tape, journal and buffers as tensors, all else as JSON in its header."""
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ..optim import ReversibleOptimizer, serial
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
 from . import surroundings
+from .manifest import is_ours, is_run
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -26,9 +28,15 @@ if TYPE_CHECKING:
 FORMAT = "1"
 
 
-def save(traj: "Trajectory", path: str | PathLike) -> None:
+def save(traj: "Trajectory", path: str | os.PathLike) -> None:
     """Write the run; an existing file is replaced only when the new one is complete."""
-    path, about = _file(path), describe(traj) | {"digest": traj.digest()}
+    try:
+        path, about = _file(path), describe(traj) | {"digest": traj.digest()}
+    except DamagedFile as error:  # the words of a run in a folder are there, and not in memory
+        raise DamagedFile(
+            f"the way back lies in the run's folder, and cannot be saved without it: {error.seen}",
+            "put that back; or keep the weights alone, model.state_dict().",
+        ) from error
     tensors = _state(traj)
     for i, lanes in enumerate(traj.tape):
         tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
@@ -36,7 +44,11 @@ def save(traj: "Trajectory", path: str | PathLike) -> None:
     tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
     text = json.dumps(about)
     with written_atomically(path) as temporary:
-        save_file(tensors, temporary, {"loschmidt": FORMAT, "about": text, "digest": _digest(text, tensors)})
+        try:
+            save_file(tensors, temporary, {"loschmidt": FORMAT, "about": text, "digest": _digest(text, tensors)})
+        except SafetensorError as error:  # its text has what the system said
+            number = int((re.findall(r"os error (\d+)", str(error)) or [0])[0])
+            raise OSError(number, os.strerror(number) if number else str(error)) from error
 
 
 def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
@@ -85,7 +97,7 @@ def describe(traj: "Trajectory") -> dict[str, Any]:
     }
 
 
-def _file(path: str | PathLike) -> Path:
+def _file(path: str | os.PathLike) -> Path:
     path = Path(path)
     return path / "run.safetensors" if path.is_dir() else path
 
@@ -106,10 +118,17 @@ def _functions(lr: Any, after_backward: Any) -> dict[str, bool]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
+    plain = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
+    for name, value in plain.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            seen = f"param group setting {name}={value!r} is a {type(value).__name__}, which JSON does not have."
+            raise InvalidSetting(seen, f"make {name} a number, a text or a list of them, or remove it.") from error
+    return plain
 
 
-def load(cls: type["Trajectory"], path: str | PathLike, **functions: Any) -> "Trajectory":
+def load(cls: type["Trajectory"], path: str | os.PathLike, **functions: Any) -> "Trajectory":
     """Inverse of `save`. The file is checked before the model is touched, and put back if it is refused later."""
     path = _file(path)
     tensors, about = _read(path)
@@ -185,7 +204,10 @@ def _rebuild(
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not path.is_file():
-        raise DamagedFile(f"there is no saved run at {path}.", "give the path that was given to save().")
+        seen = f"there is no saved run at {path}."
+        raise DamagedFile(seen, "give the path that was given to save(), or the folder that was given as tape=.")
+    if is_run(path.parent) and is_ours(path.name):
+        raise InvalidSetting(f"{path} is a file of the run in {path.parent}.", "give the folder, not the file.")
     try:
         with safe_open(path, "pt") as f:
             metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118

@@ -85,10 +85,11 @@ class Trajectory:
         commit_every: int | None = None,
         commit_seconds: float | None = 10.0,
     ):
-        guard.refuse_arguments(model, opt, loss, data, tape)
+        guard.refuse_arguments(model, opt, loss, data, tape, lr, after_backward)
         guard.refuse_intervals(digest_every, commit_every, commit_seconds)
         self.model, self.optimizer, self.loss_fn, self.data = model, opt, loss, data
-        self.seed, self.lr, self.after_backward, self.digest_every = seed, lr, after_backward, digest_every
+        self.seed, self.digest_every = guard.whole("seed", seed), digest_every
+        self.lr, self.after_backward = lr, after_backward
         opt.name_parameters({id(p): name for name, p in model.named_parameters()})
         self.buffers = opt.passes.buffers
         self.buffers.name(model)
@@ -184,11 +185,14 @@ class Trajectory:
             self.folder.tidy()
 
     def close(self) -> None:
-        """Commit, and let others open the folder. The run goes on in memory."""
+        """Commit, and let others open the folder. The run goes on in memory.
+
+        Raises:
+            NotWritten: the folder stays open, so that the run can be committed once there is room.
+            SourceChanged: the folder holds another run by now; this one has let go of it.
+        """
         if self.folder is not None:
-            self.commit()
-            self.folder.close()
-            self.folder = None
+            self.folder.leave(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Trajectory":
         """An independent run in memory, at the same step, on the same data."""
@@ -208,7 +212,7 @@ class Trajectory:
     def _forward(self) -> None:
         step, opt = self.step, self.optimizer
         if self.lr is not None:
-            factor = float(self.lr(step))
+            factor = guard.factor(self.lr, step)
             self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 group["lr"] = base * factor
@@ -349,6 +353,7 @@ class Trajectory:
         Args:
             path: a file; in an existing folder, `run.safetensors` inside it.
         """
+        path = guard.path_of(path)
         guard.refuse_edits(self)
         store.save(self, path)
 
@@ -381,6 +386,8 @@ class Trajectory:
             SourceChanged: the data is not the recorded one, or the environment gives other bits.
         """
         functions = {"model": model, "loss": loss, "data": data, "lr": lr, "after_backward": after_backward}
+        path = guard.path_of(path)
+        guard.refuse_model(model)
         if is_run(path):
-            return Folder.load(cls, Path(path), salvage, **functions)
+            return Folder.load(cls, path, salvage, **functions)
         return store.load(cls, path, **functions)

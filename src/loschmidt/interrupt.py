@@ -33,9 +33,11 @@ class _Handler:
 
     def leave(self, own: bool, depth: int) -> None:
         """The end of a block, outside of which the depth is this; `own`: the block that put the handler in place."""
-        if own and signal.getsignal(signal.SIGINT) is self:
+        if own:
             self.depth = 1  # what arrives just now waits, too
-            signal.signal(signal.SIGINT, self.before)
+            present = signal.signal(signal.SIGINT, self.before)
+            if present is not self:  # put in place inside the block
+                signal.signal(signal.SIGINT, present)
         self.depth = depth
         self.deliver()
 

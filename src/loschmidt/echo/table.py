@@ -6,6 +6,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ..files import size
+
 Run = dict[str, Any]
 
 
@@ -61,14 +63,6 @@ def _energy_change(run: Run) -> str:
     return f"{run['energy']['largest_change']:.1e}" if run.get("energy") else ""
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return ""
-
-
 _FACTS: dict[str, Callable[[Run], str]] = {
     "steps out": lambda r: f"{r['steps']:,}",
     "train loss at the turn": lambda r: f"{r['turn']['train_loss']:.3g}",
@@ -80,9 +74,9 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "... largest change": _energy_change,
     "bits/parameter/step": lambda r: f"{r['bits_per_parameter_step']:.5f}",
     "... in theory": lambda r: f"{r['theory_bits_per_parameter_step']:.5f}",
-    "tape": lambda r: _size(r["tape_bytes"]),
-    "journal": lambda r: _size(r["journal_bytes"]),
-    "all checkpoints": lambda r: _size(r["checkpoint_bytes"]),
+    "tape": lambda r: size(r["tape_bytes"]),
+    "journal": lambda r: size(r["journal_bytes"]),
+    "all checkpoints": lambda r: size(r["checkpoint_bytes"]),
     "seconds out": lambda r: f"{r['forward_seconds']:.1f}",
     "seconds back": lambda r: "" if r["backward_seconds"] is None else f"{r['backward_seconds']:.1f}",
     "in floats, steps back": _floats,

@@ -201,6 +201,8 @@ def stays_above(site):
     assert 0 < lowest < STEP
     there = begin().seek(lowest).model.state_dict()
     assert all(torch.equal(there[k], x) for k, x in site.traj.seek(lowest).model.state_dict().items())
+    assert site.traj.seek(2 * END).step == 2 * END  # and the way forward, with its commits
+    site.traj.close()
 
 
 def nothing(site):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save as bytes_of_tensors
 
 from .. import files
+from ..errors import DamagedFile
 from ..exact import Journal
 from ..exact.tape import Move, tensors_of_moves
 from . import chain, store
@@ -86,10 +87,15 @@ class Writing:
         bottom = (self.before.forgotten if self.before else ()) if kind == "tape" else (traj.journal.first,)
         kept = chain.kept_below(segments, floor)
         tensors_from = _words_from if kind == "tape" else _records_from
-        size = sum(x.nbytes for x in tensors_from(traj, chain.base_of(segments, kept, bottom)).values())
-        kept = chain.absorbing(segments, kept, size)
         base = chain.base_of(segments, kept, bottom)
-        file = self.write(kind, tensors_from(traj, base))
+        tensors = tensors_from(traj, base)
+        fewer = chain.absorbing(segments, kept, sum(x.nbytes for x in tensors.values()))
+        try:
+            wider = chain.base_of(segments, fewer, bottom)
+            tensors, base, kept = tensors_from(traj, wider), wider, fewer
+        except DamagedFile:
+            pass  # a segment below is damaged: it is not taken in, and the run goes on above it
+        file = self.write(kind, tensors)
         begun = segments[kept].steps[0] if kept < len(segments) else (segments[kept - 1].steps[1] if kept else 0)
         start = tuple(at(base, i) for i in range(len(heights)))
         steps = (min(begun, traj.step), traj.step)

@@ -81,9 +81,12 @@ class Interrupted:
     def fresh(self):
         return Loop(self.name, **RECORDS[self.name].lossy)
 
-    def wrong(self, count):
-        """Moments, out of `count` spread evenly, after which other bits come out at the turn or at the start."""
-        moments = [1 + (2 * i + 1) * self.lines // (2 * count) for i in range(count)]
+    def wrong(self, count, lines=None):
+        """Moments, out of `count` spread evenly, after which other bits come out at the turn or at the start.
+
+        `lines`: among this many, from the beginning.
+        """
+        moments = [1 + (2 * i + 1) * (lines or self.lines) // (2 * count) for i in range(count)]
         return [number for number in moments if not self.returns(number)]
 
     def returns(self, number):
@@ -102,6 +105,11 @@ class Interrupted:
 @pytest.mark.parametrize("name", ["sgd", "adamw", "ecd-rescale"])
 def test_steps_interrupted_anywhere_go_on_and_back(name):
     assert Interrupted(name, there_and_back).wrong(40) == []
+
+
+def test_the_first_pass_interrupted_anywhere_goes_on_and_back():
+    """In it buffers are seen for the first time."""
+    assert Interrupted("sgd", there_and_back).wrong(60, lines=420) == []
 
 
 def test_changes_of_state_interrupted_anywhere_are_made_or_not():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from .. import interrupt
 from ..exact.digest import raw_bytes
 
 Values = dict[str, torch.Tensor | None]
@@ -102,14 +103,16 @@ class Buffers:
 
     def see(self, module: nn.Module, path: str | None = None) -> None:
         """Keep copies of the buffers of a module and of all below it; `path`: its own below the model, if known."""
-        if module not in self._seen and path is None:
-            for known, root in self._roots.items():
-                self._walk(root(), known)  # it may have been added to a model since
-        if module not in self._seen:
+        if module in self._seen:
+            return
+        with interrupt.critical():  # called in the user's passes
             if path is None:
+                for known, root in self._roots.items():
+                    self._walk(root(), known)  # it may have been added to a model since
                 path = f"{type(module).__name__}#{secrets.token_hex(4)}" if self._roots else ""
-            self._roots[path] = weakref.ref(module)
-            self._walk(module, path)
+            if module not in self._seen:
+                self._roots[path] = weakref.ref(module)
+                self._walk(module, path)
 
     def _walk(self, root: nn.Module | None, path: str) -> None:
         for name, module in root.named_modules(prefix=path) if root is not None else ():

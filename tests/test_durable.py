@@ -52,6 +52,19 @@ def test_a_run_goes_on_from_its_folder_on_either_leg_with_the_same_bits(name, tm
     traj.close()
 
 
+def test_a_run_that_moves_to_another_folder_takes_its_tape_along(tmp_path):
+    with run("SGD", tape=tmp_path / "a") as traj:
+        start, before = traj.digest(), traj.seek(130).digest()
+    again = lo.Trajectory(
+        traj.model, traj.optimizer, loss, traj.data, lr=warm_up, after_backward=clip, tape=tmp_path / "b"
+    )
+    again.close()
+    with reopen(tmp_path / "b") as moved:
+        assert moved.digest() == before and moved.tape.lanes[0].words > 0 and len(moved.journal.checks) == 130
+        moved.first = 0  # the second Trajectory began at 130
+        assert moved.seek(0).digest() == start
+
+
 def test_a_flipped_bit_of_the_state_does_not_resume_alike(tmp_path):
     good = digests("AdamW", 60)
     with run("AdamW", tape=tmp_path) as traj:
@@ -398,6 +411,12 @@ def test_runs_are_listed_shown_verified_and_pruned(damaged, capsys, monkeypatch)
         with pytest.raises(lo.OutOfReach):
             traj.seek(119)
         traj.seek(200)
+        traj.save(folder.parent / "pruned")  # what is left of the tape has a digest, and goes to a file
+        model, _, loss, data = parts("SGD")
+        saved = lo.Trajectory.load(folder.parent / "pruned", model=model, loss=loss, data=data)
+        assert saved.digest() == traj.digest() and state_of(saved.seek(120)) == good[120]
+        with pytest.raises(lo.OutOfReach):
+            saved.seek(119)
     with load(folder, "SGD") as traj:
         assert state_of(traj.seek(160)) == good[160] and state_of(traj.seek(120)) == good[120]
         code, said = command(capsys, "prune", folder)

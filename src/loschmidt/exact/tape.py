@@ -26,7 +26,7 @@ import torch
 
 from . import random
 from .digest import digest
-from .words import Chunk, Words, floor_after
+from .words import Chunk, Forgotten, Words, floor_after
 
 MAX_LANES = 1 << 18
 _WORD = 16
@@ -269,7 +269,7 @@ class Lanes:
     def core(self) -> tuple[torch.Tensor, dict[str, Any]]:
         """The heads (not a copy), and JSON values: what is not a stack."""
         meta = {"seed": self.seed[1:], "low": self.low, "high": self.high, "index": self.index}
-        return self.heads, meta | {"borrowed": self.borrowed}
+        return self.heads, meta | {"borrowed": self.borrowed, "forgotten": self.stack.forgotten}
 
     def load(self, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
         """Take over what `state` gave; the size must be the same."""
@@ -279,6 +279,7 @@ class Lanes:
         self.seed, self._start_bits = fresh.seed, self._head_bits()
         self.heads.copy_(tensors["heads"])
         self.stack = Words()
+        self.stack.settle([Forgotten(meta["forgotten"])] if meta["forgotten"] else [])
         self.stack.push(tensors["words"].cpu().numpy().view(np.uint16).copy())
         self.moves, self.moves_floor = moves_of(tensors), 0
         self.low, self.high, self.index = meta["low"], meta["high"], meta["index"]

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ..errors import OutOfReach
+
 
 class Chunk(Protocol):
     """Words that lie elsewhere."""
@@ -19,6 +21,24 @@ class Chunk(Protocol):
 
     def read(self) -> np.ndarray:
         """The words, dtype uint16, shape (len,); raises DamagedFile if they are not those that were written."""
+
+
+class Forgotten:
+    """Words at the bottom that were given up, with the way back that needs them.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self) -> np.ndarray:
+        """Raises OutOfReach."""
+        raise OutOfReach("these words of the tape were given up (by `prune`, or with a damaged file).", "stay above.")
 
 
 class Words:
@@ -39,8 +59,13 @@ class Words:
         return self.count
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The words, lowest first, a chunk at a time."""
-        return map(_array, self.chunks)
+        """The words that are held, lowest first, a chunk at a time."""
+        return (_array(chunk) for chunk in self.chunks if not isinstance(chunk, Forgotten))
+
+    @property
+    def forgotten(self) -> int:
+        """How many words at the bottom were given up."""
+        return sum(len(chunk) for chunk in self.chunks if isinstance(chunk, Forgotten))
 
     def push(self, words: np.ndarray) -> None:
         """Put words on top, the last of them topmost."""
@@ -64,10 +89,10 @@ class Words:
         return pieces
 
     def since(self, first: int) -> np.ndarray:
-        """The words from number `first` on (0 is the lowest), dtype uint16."""
+        """The words from number `first` on (0 is the lowest) that are held, dtype uint16."""
         pieces, below = [np.empty(0, np.uint16)], 0
         for chunk in self.chunks:
-            if below + len(chunk) > first:
+            if below + len(chunk) > first and not isinstance(chunk, Forgotten):
                 pieces.append(_array(chunk)[max(0, first - below) :])
             below += len(chunk)
         return np.concatenate(pieces)
@@ -79,8 +104,8 @@ class Words:
         self.era += 1
 
     def digest(self) -> str:
-        """Digest of all words; how they lie in chunks does not matter."""
-        h = hashlib.blake2b(digest_size=16)
+        """Digest of all words that are held, and of how many are not; how they lie in chunks does not matter."""
+        h = hashlib.blake2b(str(self.forgotten or "").encode(), digest_size=16)
         for words in self:
             h.update(np.ascontiguousarray(words).data)
         return h.hexdigest()

@@ -75,7 +75,7 @@ class Writing:
             commits=commits,
             tape=chain.needed(tape, [c.tape for c in commits]),
             journal=chain.needed(kept, [c.journal for c in commits]),
-            forgotten=before.forgotten if before else (),
+            forgotten=self._forgotten(traj),
         )
         return manifest, tape_anew
 
@@ -84,7 +84,7 @@ class Writing:
         segments: Sequence[Segment] = getattr(self.before, kind) if self.before else ()
         if not chain.is_above(heights, floor):
             return segments, False
-        bottom = (self.before.forgotten if self.before else ()) if kind == "tape" else (traj.journal.first,)
+        bottom = self._forgotten(traj) if kind == "tape" else (traj.journal.first,)
         kept = chain.kept_below(segments, floor)
         tensors_from = _words_from if kind == "tape" else _records_from
         base = chain.base_of(segments, kept, bottom)
@@ -100,6 +100,9 @@ class Writing:
         start = tuple(at(base, i) for i in range(len(heights)))
         steps = (min(begun, traj.step), traj.step)
         return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
+
+    def _forgotten(self, traj: "Trajectory") -> Heights:
+        return self.before.forgotten if self.before else tuple(lanes.stack.forgotten for lanes in traj.tape)
 
     def write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
         """Write a file of this commit: kind is "state", "tape" or "journal"."""

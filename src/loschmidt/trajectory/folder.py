@@ -14,9 +14,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import files, interrupt
-from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, OutOfReach, SourceChanged
+from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
 from ..exact import Journal, Lanes
-from ..exact.words import Chunk
+from ..exact.words import Chunk, Forgotten
 from . import store
 from .commit import Writing, at, replace_manifest
 from .manifest import (
@@ -55,20 +55,6 @@ class InSegment:
     def read(self) -> np.ndarray:
         """The words, after the whole segment was checked."""
         return read_tensors(self.folder, self.segment)[f"{self.lane}.words"].numpy().view(np.uint16)
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """Words that are no longer held."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self) -> np.ndarray:
-        """Raises OutOfReach."""
-        raise OutOfReach("these words of the tape were given up (by `prune`, or with a damaged file).", "stay above.")
 
 
 class Folder:
@@ -130,6 +116,9 @@ class Folder:
         except OSError as error:
             raise files.not_written(path, error) from error
         folder = cls(path, every, seconds)
+        for lanes in traj.tape:  # nothing is written here yet, whatever another folder has
+            lanes.stack.floor, lanes.moves_floor = lanes.stack.forgotten, 0
+        traj.journal.floor = traj.journal.first
         try:
             folder.commit(traj)
         except BaseException:

@@ -187,6 +187,8 @@ class Trajectory:
     def close(self) -> None:
         """Commit, and let others open the folder. The run goes on in memory.
 
+        Words of its tape that lie in the folder are read there, as long as nobody else goes on with the run.
+
         Raises:
             NotWritten: the folder stays open, so that the run can be committed once there is room.
             SourceChanged: the folder holds another run by now; this one has let go of it.

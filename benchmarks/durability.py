@@ -50,7 +50,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=args.folder, prefix="durability-"))
-    results = {"command": "python " + " ".join(sys.argv)}
+    results = {
+        "command": f"python benchmarks/durability.py --kills {args.kills} --flips {args.flips} --seed {args.seed}"
+    }
     try:
         for name, count, harness in (("kills", args.kills, kills), ("flips", args.flips, flips)):
             if count:

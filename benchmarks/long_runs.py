@@ -87,6 +87,12 @@ def run(args: argparse.Namespace, folder: Path) -> dict:
     return result
 
 
+def _command(args: argparse.Namespace) -> str:
+    """The command, without folders of this machine."""
+    given = {"task": args.task, "optimizer": args.optimizer, "steps": args.steps, "seed": args.seed}
+    return "python benchmarks/long_runs.py " + " ".join(f"--{k} {v}" for k, v in given.items())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="modular-addition", choices=list(TASKS))
@@ -102,7 +108,7 @@ def main() -> int:
     shown = {k: result[k] for k in ("task", "optimizer", "steps", "exact", "disk_over_bits", "commit_share")}
     print(json.dumps(shown))
     if args.json:
-        write_json(args.json, result | {"command": "python " + " ".join(sys.argv), "environment": environment.record()})
+        write_json(args.json, result | {"command": _command(args), "environment": environment.record()})
     return 0 if result["exact"] else 1
 
 

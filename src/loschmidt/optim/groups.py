@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import LoschmidtError
 from . import flat, serial
 from .settings import refuse_group
 
@@ -31,7 +30,7 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
     try:
         named = list(zip(names, optimizer.param_groups[-1]["params"], strict=False))
         new = flat.build(group, named, at, optimizer._exponents, optimizer.lattice, optimizer.seed)
-    except LoschmidtError:
+    except BaseException:
         optimizer.param_groups.pop()
         raise
     optimizer._slots += new

@@ -50,6 +50,20 @@ def test_costs_page_shows_the_recorded_step_times():
         assert line in page
 
 
+def test_the_page_on_folders_shows_what_was_recorded():
+    page = (ROOT / "docs/durable-runs.md").read_text()
+    recorded = json.loads((ROOT / "benchmarks/results/durability.json").read_text())
+    for name in ("kills", "flips"):
+        assert f"| {name} | {recorded[name]['trials']:,} | {len(recorded[name]['failures'])} |" in page
+    for path in sorted((ROOT / "benchmarks/results").glob("long-*.json")):
+        r = json.loads(path.read_text())
+        disk = f"{r['disk_over_bits']:.5f}" if r["disk_over_bits"] else "no tape"
+        exact = "yes" if r["exact"] else "no"
+        assert (
+            f"| {r['task']}, {r['optimizer']} | {r['steps']:,} | {exact} | {disk} | {r['commit_share']:.1%} |" in page
+        )
+
+
 def test_readme_names_the_two_commands_and_make_has_them():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for command in ("echo", "test"):

@@ -2,7 +2,7 @@
 
     python benchmarks/random_programs.py [--programs 1000000] [--first 0] [--json FILE]
 
-The programs are those of tests/reference/programs.py, one a seed; the test suite runs the first 4,000.
+The programs are those of tests/reference/programs.py, one a seed; the test suite runs the first 10,000.
 """
 
 import argparse

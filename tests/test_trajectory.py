@@ -181,6 +181,16 @@ def test_a_forward_that_changes_a_parameter_outside_the_optimizer_is_refused():
         run("SGD", loss=teaching).seek(5)
 
 
+def test_a_learning_rate_that_is_a_tensor_stays_one():
+    traj = run("SGD", settings={"lr": 0.05})
+    held = traj.optimizer.param_groups[0]["lr"] = torch.tensor(0.05)
+    start = traj.digest()
+    traj.seek(30)
+    assert traj.optimizer.param_groups[0]["lr"] is held and float(held) == pytest.approx(0.05)
+    assert traj.seek(5).optimizer.param_groups[0]["lr"] is held and float(held) == pytest.approx(0.05 * 6 / 20)
+    assert traj.seek(0).digest() == start
+
+
 class Counting(torch.nn.Linear):
     """A buffer that is not there at first, and one that grows."""
 
@@ -195,7 +205,7 @@ class Counting(torch.nn.Linear):
         return super().forward(x)
 
 
-def test_buffers_that_appear_and_grow_come_back():
+def test_buffers_that_appear_and_grow_come_back(tmp_path):
     model = Counting()
     opt = lo.optim.SGD(model.parameters(), lr=0.1)
     data = lo.data.Schedule(torch.arange(30.0).view(10, 3) / 30, batch_size=2)
@@ -203,6 +213,12 @@ def test_buffers_that_appear_and_grow_come_back():
     start = traj.digest()
     good = traj.seek(3).digest()
     assert int(model.calls) == 2 and len(model.history) == 4
+    traj.save(tmp_path / "run")
+    late = Counting()
+    late.calls = torch.ones(7)  # what the model has of its own does not matter
+    how = {"model": late, "loss": traj.loss_fn, "data": data}
+    again = lo.Trajectory.load(tmp_path / "run", **how)
+    assert again.digest() == good and again.seek(0).digest() == start and late.calls is None
     traj.seek(9)
     assert traj.digest() != good and traj.seek(3).digest() == good
     assert traj.seek(0).digest() == start and model.calls is None and len(model.history) == 1

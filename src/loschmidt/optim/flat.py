@@ -187,7 +187,7 @@ def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     return list(grouped.values())
 
 
-def check_unedited(slots: Sequence[Slot], full: bool = True) -> None:
+def check_unedited(slots: Sequence[Slot]) -> None:
     """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit. All slots of a block."""
     for block, mine in by_block(slots):
         if not _as_shown(block, mine):

@@ -1,3 +1,3 @@
-"""Measures of what a run does: for now, how floats fail to go back."""
+"""Measures of what a run does: how floats fail to go back."""
 
 from .naive import NaiveRun as NaiveRun

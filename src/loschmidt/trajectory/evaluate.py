@@ -68,7 +68,7 @@ def preflight(traj: "Trajectory") -> bool:
         for s in traj.optimizer._slots:
             if s.parameter.grad is not None:
                 tensors[f"the gradient of {s.name}"] = s.parameter.grad.detach().clone()
-        tensors |= {f"buffer {name}": value.clone() for name, (value, _) in traj.buffers.snapshot().items()}
+        tensors |= {f"buffer {name}": value for name, (value, _) in traj.buffers.snapshot().items()}
         seen.append(tensors)
     traj.optimizer.zero_grad()
     for name, bits in surroundings.checksums(traj).items():

@@ -111,7 +111,7 @@ def reachable(traj: "Trajectory", step: int) -> int:
 
 def refuse_edits(traj: "Trajectory") -> None:
     """Raise EditedOutside if weights, buffers or modes are not what the last step left."""
-    flat.check_unedited(traj.optimizer._slots, full=True)
+    flat.check_unedited(traj.optimizer._slots)
     for name in traj.buffers.edited(full=True):
         raise EditedOutside(
             f"buffer {name} was edited since the last step.",

@@ -17,6 +17,7 @@ from ..errors import DamagedFile, InvalidSetting, LoschmidtError, SourceChanged
 from ..exact import digest
 from ..files import written_atomically
 from ..optim import ReversibleOptimizer, serial
+from ..optim.buffers import Buffers
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
 from . import surroundings
@@ -107,9 +108,9 @@ def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _layout(model: nn.Module) -> dict[str, str]:
-    """What the weights of a run fit: name -> dtype and shape of each parameter and buffer."""
-    named = [("parameter", model.named_parameters()), ("buffer", _buffers(model).items())]
-    return {f"{kind} {name}": f"{x.dtype} {tuple(x.shape)}" for kind, items in named for name, x in items}
+    """What a run fits: its modules, and dtype and shape of each parameter. Buffers may appear and grow on the way."""
+    modules = {f"module {name or '(the model)'}": type(m).__name__ for name, m in model.named_modules()}
+    return modules | {f"parameter {name}": f"{p.dtype} {tuple(p.shape)}" for name, p in model.named_parameters()}
 
 
 def _functions(lr: Any, after_backward: Any) -> dict[str, bool]:
@@ -147,16 +148,13 @@ def rebuilding(
     about: dict[str, Any],
     *,
     model: nn.Module,
-    loss: Callable,
-    data: Callable,
-    lr: Callable | None,
-    after_backward: Callable | None,
+    **functions: Any,
 ) -> Iterator["Trajectory"]:
     """A trajectory from the tensors and the description of a run; if the block raises, the model is put back."""
     try:
         _refuse_other_architecture(path, about["layout"], _layout(model))
         with _put_back_on_failure(model):
-            traj = _rebuild(cls, tensors, about, model, loss, data, lr, after_backward)
+            traj = _rebuild(cls, tensors, about, model, **functions)
             yield traj
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, LoschmidtError):
@@ -169,6 +167,7 @@ def _rebuild(
     tensors: dict[str, torch.Tensor],
     about: dict[str, Any],
     model: nn.Module,
+    *,
     loss: Callable,
     data: Callable,
     lr: Callable | None,
@@ -183,7 +182,10 @@ def _rebuild(
     for name, p in model.named_parameters():
         p.requires_grad_(name not in about["frozen"])
     opt = _optimizer(about, model)
-    _fill(tensors, "untracked", dict(model.named_parameters()))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if f"untracked.{name}" in tensors:
+                p.copy_(tensors[f"untracked.{name}"])
     state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
     groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
     for g, group in enumerate(groups):
@@ -191,8 +193,9 @@ def _rebuild(
     extra = {k: v for k, v in tensors.items() if k.startswith(("tape.", "journal."))}
     groups[0][EXTRA] = extra | {"meta": about["meta"]}
     opt.load_state_dict({"state": state, "param_groups": groups})
-    _fill(tensors, "buffer", _buffers(model))
     traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
+    saved = {k.removeprefix("buffer."): v for k, v in tensors.items() if k.startswith("buffer.")}
+    traj.buffers.put(dict.fromkeys(traj.buffers.copies()) | saved)  # None: not there when it was saved
     traj.first, traj.base_lr = about["first"], about["base_lr"]
     traj.commit_every, traj.commit_seconds = about["commit_every"], about["commit_seconds"]
     for name, module in model.named_modules():
@@ -238,19 +241,20 @@ def _refuse_other_architecture(path: Path, saved: dict[str, str], present: dict[
 
 @contextmanager
 def _put_back_on_failure(model: nn.Module) -> Iterator[None]:
-    tensors = [*model.parameters(), *_buffers(model).values()]
-    held, modes = [x.detach().clone() for x in tensors], [(m, m.training) for m in model.modules()]
-    wants = [(p, p.requires_grad) for p in model.parameters()]
+    weights = [(p, p.detach().clone(), p.requires_grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules()]
+    buffers = Buffers()
+    buffers.name(model)
+    held = buffers.snapshot()
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for x, value in zip(tensors, held, strict=True):
-                x.copy_(value)
+            for p, value, wants in weights:
+                p.copy_(value).requires_grad_(wants)
         for module, mode in modes:
             module.training = mode
-        for p, flag in wants:
-            p.requires_grad_(flag)
+        buffers.restore(held)
         raise
 
 
@@ -267,15 +271,3 @@ def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
         )
     except LoschmidtError as error:
         raise InvalidSetting(f"the run's optimizer cannot be rebuilt: {error.seen}", error.remedy) from error
-
-
-def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    modules = model.named_modules()
-    return {f"{m}.{a}".lstrip("."): b for m, module in modules for a, b in module._buffers.items() if b is not None}
-
-
-def _fill(tensors: dict[str, torch.Tensor], kind: str, into: dict[str, torch.Tensor]) -> None:
-    for key, value in tensors.items():
-        if key.startswith(f"{kind}."):
-            with torch.no_grad():
-                into[key.removeprefix(f"{kind}.")].copy_(value)

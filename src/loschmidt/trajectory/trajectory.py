@@ -15,6 +15,7 @@ from ..errors import SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, flat, serial
+from ..optim.settings import put
 from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
 from .folder import Folder
@@ -217,7 +218,7 @@ class Trajectory:
             factor = guard.factor(self.lr, step)
             self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
-                group["lr"] = base * factor
+                put(group, {"lr": base * factor})
         loss = opt.step(lambda: self._passes(step))
         self._last_loss = None if loss is None else loss.detach()
         if self.digest_every and self.step % self.digest_every == 0:
@@ -260,7 +261,7 @@ class Trajectory:
 
         It is never committed: a kill inside it leaves the run where the branch began.
         """
-        flat.check_unedited(self.optimizer._slots, full=True)  # leaving would silently undo an edit
+        flat.check_unedited(self.optimizer._slots)  # leaving would silently undo an edit
         self.commit()
         attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
         try:
@@ -345,7 +346,7 @@ class Trajectory:
 
     def _base_lr(self, group: dict[str, Any]) -> float:
         # Under torch's name for it, so that another trajectory on this optimizer does not apply a factor twice.
-        return float(group["lr"] if self.lr is None else group.setdefault("initial_lr", group["lr"]))
+        return float(group["lr"] if self.lr is None else group.setdefault("initial_lr", float(group["lr"])))
 
     # -- files ---------------------------------------------------------------------------------------
 

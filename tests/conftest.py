@@ -1,4 +1,4 @@
-"""Settings for all tests: one thread, Ctrl-C, and hypothesis drawing the same examples every time, without deadlines."""
+"""Settings for all tests: one thread, Ctrl-C, and hypothesis without deadlines, the same examples every time."""
 
 import signal
 

@@ -52,6 +52,38 @@ def test_a_run_goes_on_from_its_folder_on_either_leg_with_the_same_bits(name, tm
     traj.close()
 
 
+CHANGES = {
+    "a learning rate": lambda traj: traj.optimizer.param_groups[0].update(lr=0.02),
+    "a group": lambda traj: traj.optimizer.add_param_group({"params": [traj.model.outside.weight]}),
+    "a frozen parameter": lambda traj: traj.model.gru.weight_hh_l0.requires_grad_(False),
+    "a state that was loaded": lambda traj: traj.optimizer.load_state_dict(traj.kept),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changed_without_a_step_is_committed_too(what, tmp_path):
+    """Settings, groups, flags, a loaded state: before `close`, before a branch, and by hand."""
+    traj = run("AdamW", tape=tmp_path / "run", lr=None)
+    traj.seek(10)
+    traj.kept = traj.optimizer.state_dict()
+    traj.seek(14)
+    CHANGES[what](traj)
+    with traj.branch():
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    traj.close()
+    number, groups = manifest.read_manifest(tmp_path / "run").last.number, traj.optimizer.param_groups
+    settings, sizes = groups[0]["lr"], [len(group["params"]) for group in groups]
+    step, before, after = traj.step, traj.digest(), traj.seek(20).digest()
+    for folder in ("run", "killed"):
+        with reopen(tmp_path / folder, lr=None) as again:
+            assert again.step == step and again.digest() == before
+            again.commit()
+            assert again.folder.manifest.last.number == number, "nothing had changed, and yet it was committed"
+            groups = again.optimizer.param_groups
+            assert groups[0]["lr"] == settings and [len(group["params"]) for group in groups] == sizes
+            assert again.seek(20).digest() == after
+
+
 def test_a_run_that_moves_to_another_folder_takes_its_tape_along(tmp_path):
     with run("SGD", tape=tmp_path / "a") as traj:
         start, before = traj.digest(), traj.seek(130).digest()

@@ -12,7 +12,7 @@ import loschmidt as lo
 from loschmidt import tasks
 from loschmidt.trajectory import environment
 from reference.bits import damage, differences, flip
-from reference.networks import OPTIMIZERS, Network, bits, clip, dataset, groups, loss, run
+from reference.networks import OPTIMIZERS, Network, bits, clip, dataset, groups, loss, run, warm_up
 
 STEPS = 300
 
@@ -158,6 +158,26 @@ def test_a_branch_gives_up_param_groups_that_were_added_in_it():
         assert len(traj.optimizer.param_groups) == 3 and traj.digest() != before
     assert traj.step == 10 and traj.digest() == before and len(traj.optimizer.param_groups) == 2
     assert traj.seek(0).digest() == run("AdamW").digest()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_group_added_on_the_way_is_passed_going_back(reopened, tmp_path):
+    """Without a name, past a digest, saved in between, and down to where its parameters were frozen."""
+    traj = run("AdamW", digest_every=5)
+    start, path = bits(traj), bits(traj.seek(22))
+    if reopened:
+        traj.save(tmp_path / "run")
+        how = {"model": Network(seed=5), "loss": loss, "data": traj.data, "lr": warm_up, "after_backward": clip}
+        traj = lo.Trajectory.load(tmp_path / "run", **how)
+    extra = traj.model.outside.weight.requires_grad_(True)
+    traj.optimizer.add_param_group({"params": [extra]})
+    traj.seek(33).save(tmp_path / "later")
+    with traj.branch():
+        flip(traj.optimizer.state[extra]["m"])
+        with pytest.raises(lo.ReplayMismatch, match=r"outside\.weight"):
+            traj.seek(22)
+    for step, recorded in ((22, path), (0, start)):
+        assert [k for k in differences(bits(traj.seek(step)), recorded) if k in recorded] == []
 
 
 def test_old_gradients_of_other_parameters_do_not_count():

@@ -26,6 +26,8 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
         flat.refuse_parameter(p, name)
     flat.refuse_overlap([s.parameter for s in optimizer._slots] + [p for _, p in tensors])
     refuse_group(optimizer, param_group)
+    if optimizer.param_groups:  # torch wants all groups with names, or none
+        params = list(zip(names, bare, strict=True)) if "param_names" in optimizer.param_groups[0] else bare
     add_to_torchs(param_group | {"params": params})
     try:
         named = list(zip(names, optimizer.param_groups[-1]["params"], strict=False))

@@ -106,17 +106,27 @@ class Writing:
 
     def write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
         """Write a file of this commit: kind is "state", "tape" or "journal"."""
-        data = bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
+        data = encoded(tensors)
         name = f"{kind}-{self.number:08d}.safetensors"
         self.new.append(name)
         files.write_new(self.folder / name, data)
-        return File(name=name, bytes=len(data), digest=hashlib.blake2b(data, digest_size=32).hexdigest())
+        return File(name=name, bytes=len(data), digest=digest_of(data))
 
     def unnamed(self) -> list[str]:
         """Files of this commit that no manifest in the folder names, after it failed."""
         there = [self.folder / name for name in (MANIFEST, COPY)]
         text = "".join(path.read_text(errors="replace") for path in there if path.is_file())
         return [name for name in self.new if name not in text]
+
+
+def encoded(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file: the same bytes for the same tensors."""
+    return bytes_of_tensors({k: v.contiguous() for k, v in tensors.items()})
+
+
+def digest_of(data: bytes) -> str:
+    """What a manifest records of a file's bytes."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def replace_manifest(folder: Path, manifest: Manifest) -> None:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 
-def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tensor | None:
+def evaluate(
+    traj: "Trajectory", step: int, backward: bool = True, absent: Sequence[torch.Tensor] = ()
+) -> torch.Tensor | None:
     """Loss of a step's batch at the present parameters, with gradients in `.grad`; None for an empty batch.
 
-    Seeds torch, numpy and `random`; whoever calls puts their states back.
+    Seeds torch, numpy and `random`; whoever calls puts their states back. `absent`: parameters that had no gradient.
     """
     if backward:
         traj.optimizer.zero_grad()
@@ -39,6 +41,8 @@ def evaluate(traj: "Trajectory", step: int, backward: bool = True) -> torch.Tens
                 "compute it from the model's output, without detach() or no_grad().",
             )
         loss.backward()
+        for p in absent:
+            p.grad = None
         if traj.after_backward is not None:
             traj.after_backward(traj.model)
     return loss

@@ -18,7 +18,7 @@ from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWrit
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk, Forgotten
 from . import store
-from .commit import Writing, at, replace_manifest
+from .commit import Writing, at, digest_of, encoded, replace_manifest
 from .manifest import (
     LOCK,
     TEMPORARY,
@@ -202,6 +202,17 @@ class Folder:
             return True
         pause = None if self.seconds is None else max(self.seconds, self._took / _SHARE)
         return pause is not None and time.monotonic() - self._ended >= pause
+
+    def is_behind(self, traj: "Trajectory") -> bool:
+        """Whether the run is not what the last commit has: after steps, or after a change without one.
+
+        Settings, groups, flags and a loaded state leave no trace but themselves: so the state is encoded, and compared.
+        """
+        opt, journal = traj.optimizer, traj.journal
+        unsettled = journal.floor != journal.steps or any(x.stack.floor != len(x.stack) for x in opt.tape.lanes)
+        if self.moved or unsettled or self.manifest.last.step != traj.step:
+            return True
+        return digest_of(encoded(store.core(traj))) != self.manifest.last.state.digest
 
     def commit(self, traj: "Trajectory", *, back: bool = False, salvaged: bool = False) -> None:
         """Make the present state the one that is recovered.

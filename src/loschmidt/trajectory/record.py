@@ -27,6 +27,7 @@ def write(traj: "Trajectory", step: int) -> None:
 
 
 def _digests(traj: "Trajectory") -> dict[str, str]:
+    traj.name_parameters()  # groups may have been added
     # The heads, too: undoing friction moves a flipped bit of a momentum there. The words below them stand still.
     heads = {f"the tape's heads {i}": digest([lanes.heads], 6) for i, lanes in enumerate(traj.tape)}
     return traj.optimizer.tensor_digests() | heads

@@ -55,7 +55,8 @@ def save(traj: "Trajectory", path: str | os.PathLike) -> None:
 def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
     """A run without its tape's words and moves and without its journal, as tensors, views where possible."""
     tensors = _state(traj) | {f"tape.{i}.heads": lanes.core()[0] for i, lanes in enumerate(traj.tape)}
-    return tensors | {"about": torch.frombuffer(bytearray(json.dumps(describe(traj)).encode()), dtype=torch.uint8)}
+    text = json.dumps(describe(traj), sort_keys=True)  # the same bytes for the same run
+    return tensors | {"about": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
 
 def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _state(traj: "Trajectory") -> dict[str, torch.Tensor]:
 def describe(traj: "Trajectory") -> dict[str, Any]:
     """Everything that is not a tensor, and from which the run is rebuilt, as JSON values."""
     opt = traj.optimizer
-    opt.name_parameters({id(p): name for name, p in traj.model.named_parameters()})  # groups may have been added
+    traj.name_parameters()
     return {
         "optimizer": type(opt).__name__,
         "defaults": _plain(opt.defaults),

@@ -91,7 +91,7 @@ class Trajectory:
         self.model, self.optimizer, self.loss_fn, self.data = model, opt, loss, data
         self.seed, self.digest_every = guard.whole("seed", seed), digest_every
         self.lr, self.after_backward = lr, after_backward
-        opt.name_parameters({id(p): name for name, p in model.named_parameters()})
+        self.name_parameters()
         self.buffers = opt.passes.buffers
         self.buffers.name(model)
         self.base_lr = [self._base_lr(group) for group in opt.param_groups]
@@ -136,8 +136,7 @@ class Trajectory:
 
     def _point(self) -> Any:
         """What the loss hangs on: step, weights (their version counters), modes."""
-        versions = [p._version for p in self.model.parameters()]
-        return self.step, versions, [m.training for m in self.model.modules()]
+        return self.step, [p._version for p in self.model.parameters()], [m.training for m in self.model.modules()]
 
     def digest(self) -> str:
         """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits."""
@@ -179,9 +178,9 @@ class Trajectory:
         return seek(self, guard.reachable(self, step), progress, on_step, live.writers(metrics))
 
     def commit(self) -> None:
-        """Commit to the folder now, if there is one and the run has moved since the last commit."""
+        """Commit to the folder now, if there is one and anything is not as in the last commit."""
         if self.folder is not None:
-            if self.folder.moved:
+            if self.folder.is_behind(self):
                 self.folder.commit(self)
             self.folder.tidy()
 
@@ -233,15 +232,16 @@ class Trajectory:
                 f"the batch of step {step} is not the one that this step was taken with.",
                 "bring the dataset and the batch source back to what they were.",
             )
-        loss = self.optimizer.unstep(lambda: self._passes(step))
+        absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
+        loss = self.optimizer.unstep(lambda: self._passes(step, absent))
         self._last_loss = None if loss is None else loss.detach()
         self._loss = self._point(), None if loss is None else float(self._last_loss)
         return good
 
-    def _passes(self, step: int) -> torch.Tensor | None:
+    def _passes(self, step: int, absent: Sequence[torch.Tensor] = ()) -> torch.Tensor | None:
         """Forward and backward of a step, with the buffers noted that it changes."""
         passes = self.optimizer.passes
-        loss = evaluate(self, step)
+        loss = evaluate(self, step, absent=absent)
         passes.visits += 1  # after `evaluate`, which clears gradients and so begins the count anew
         passes.note(self.buffers.changed())
         return loss
@@ -338,6 +338,10 @@ class Trajectory:
         self.check_world()
         if not self._checked:
             self.preflight()
+
+    def name_parameters(self) -> None:
+        """Use the model's names for parameters in messages, digests and files."""
+        self.optimizer.name_parameters({id(p): name for name, p in self.model.named_parameters()})
 
     def _adopt_surroundings(self) -> None:
         self.buffers.changed(full=True)

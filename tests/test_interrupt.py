@@ -131,8 +131,8 @@ def test_a_plain_loop_interrupted_by_a_timer_comes_back(name):
         for moment in range(60):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0003 * moment)
-                while True:
-                    loop.forward(4).back(3)
+                while True:  # never far, however fast the machine: at rest, updates vanish below the resolution
+                    loop.forward(4).back(3 if loop.optimizer.steps < 200 else loop.optimizer.steps)
             except KeyboardInterrupt:
                 caught += 1
         assert caught == 60

@@ -64,7 +64,8 @@ def _committed(traj: "Trajectory") -> Iterator[None]:
         raise
     except BaseException as error:
         try:
-            traj.commit()
+            if traj.folder is not None and traj.folder.moved:
+                traj.commit()
         except LoschmidtError as second:
             error.add_note(f"and it could not be committed: {second}")
         raise

@@ -55,8 +55,7 @@ def save(traj: "Trajectory", path: str | os.PathLike) -> None:
 def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
     """A run without its tape's words and moves and without its journal, as tensors, views where possible."""
     tensors = _state(traj) | {f"tape.{i}.heads": lanes.core()[0] for i, lanes in enumerate(traj.tape)}
-    text = json.dumps(describe(traj), sort_keys=True)  # the same bytes for the same run
-    return tensors | {"about": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    return tensors | {"about": torch.frombuffer(bytearray(json.dumps(describe(traj)).encode()), dtype=torch.uint8)}
 
 
 def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -120,7 +119,8 @@ def _functions(lr: Any, after_backward: Any) -> dict[str, bool]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    plain = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in settings.items()}
+    """Settings as JSON values, in an order that does not tell how they came to be there."""
+    plain = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in sorted(settings.items())}
     for name, value in plain.items():
         try:
             json.dumps(value)
@@ -265,7 +265,8 @@ def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
         raise InvalidSetting(f"the run was made with optimizer {kind}.", "import the module that defines it first.")
     parameters, meta = dict(model.named_parameters()), json.loads(about["meta"])
     lattice = {"int64": torch.int64, "int32": torch.int32}[meta["lattice"]]
-    groups = [{"params": [(n, parameters[n]) for n in g["names"]]} for g in about["groups"]]
+    named = any("param_names" in g for g in about["groups"])
+    groups = [{"params": [(n, parameters[n]) if named else parameters[n] for n in g["names"]]} for g in about["groups"]]
     try:
         return known[kind](
             groups, **as_tuples(about["defaults"]), resolution=meta["resolution"], lattice=lattice, seed=meta["seed"]

@@ -21,7 +21,7 @@ FLOORS = [  # from the bottom up; rooms on one floor do not import each other
     {"physics"},
     {"models"},
     {"tasks"},
-    {"claims", "echo"},
+    {"claims", "echo", "bench"},
     {"audit", "integrations"},
     {"report"},
     {"cli"},

@@ -6,6 +6,7 @@ from cyclopts import App
 
 from .. import errors
 from ..trajectory.environment import package_version
+from .bench import bench
 from .echo import echo
 from .runs import runs
 
@@ -14,6 +15,7 @@ app = App(
     help="Training that can be wound back bit for bit, and what friction costs in bits.",
     version=package_version,
 )
+app.command(bench)
 app.command(echo)
 app.command(runs)
 

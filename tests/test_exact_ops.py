@@ -176,7 +176,8 @@ def test_rotation_and_its_inverse(x, data):
 def world_of(n, exponent, gradient=0.0, start=0, stop=None, fixed=(), dtype=torch.int64):
     """A world of one block with the lattice "p", and the part [start, stop) of it taking part."""
     n = torch.tensor(n, dtype=dtype)
-    block = Block({"p": Lattice(n, exponent)}, lanes_of(len(n)), torch.full((len(n),), gradient, dtype=torch.float64))
+    block = Block({"p": Lattice(n, exponent)}, lanes_of(len(n)))
+    block.gradient.fill_(gradient)
     world = World([], fixed=frozenset(fixed))
     world.parts.append(Part(block, start, len(n) if stop is None else stop, {}, 1, world))
     return world, block

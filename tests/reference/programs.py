@@ -173,7 +173,7 @@ def _block(draw: np.random.Generator, seed: int, number: int) -> Block:
     most, tape.MAX_LANES = tape.MAX_LANES, int(draw.integers(5, 24))
     lanes = Lanes(size, (seed, number))
     tape.MAX_LANES = most
-    return Block(lattices, lanes, torch.zeros(size, dtype=torch.float64))
+    return Block(lattices, lanes)
 
 
 def _op(draw: np.random.Generator, number: int) -> Op:

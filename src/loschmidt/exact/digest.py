@@ -66,3 +66,43 @@ def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
         return squares.sum()
     body = squares[: rows * _ROW].view(rows, _ROW).sum(1)
     return torch.cat([body, squares[rows * _ROW :].sum().view(1)]).sum()
+
+
+def chunk_sums(x: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Sums of chunks of a flat float64 tensor, each by folding halves onto each other: an order that nothing changes."""
+    groups = -(-x.numel() // chunk)
+    if x.numel() % chunk:
+        x = torch.nn.functional.pad(x, (0, groups * chunk - x.numel()))
+    y = x.view(groups, chunk)
+    while y.shape[1] > 1:
+        half = y.shape[1] // 2
+        y = y[:, :half] + y[:, half:]
+    return y[:, 0]
+
+
+def folded(sums: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Total of chunk sums, 0-dimensional."""
+    while sums.numel() > 1:
+        sums = chunk_sums(sums, chunk)
+    return sums.reshape(()) if sums.numel() else torch.zeros((), dtype=torch.float64)
+
+
+def words_sum(gradient: torch.Tensor, start: int) -> int:
+    """Sum of a gradient's words, each times an odd number that depends on its place, mod 2**64.
+
+    Integer sums do not depend on order; any single flipped bit changes it. Not cryptographic.
+    """
+    total, step = 0, 1 << 18
+    for first in range(0, gradient.numel(), step):
+        g = gradient[first : first + step]
+        index = torch.arange(start + first, start + first + g.numel(), dtype=torch.int64, device=g.device)
+        w = ((index * 2654435762 + 1) & 0xFFFFFFFF).to(torch.int32).to(torch.int64)
+        if g.dtype is torch.bfloat16:
+            part = (g.view(torch.int16).to(torch.int64) << 16) * w
+        elif g.dtype is torch.float32:
+            part = g.view(torch.int32).to(torch.int64) * w
+        else:
+            low, high = g.view(torch.int32).view(-1, 2).to(torch.int64).unbind(1)
+            part = low * w + high * (w ^ 0x55555554)
+        total += int(part.sum())
+    return (total + 2**63) % 2**64 - 2**63

@@ -36,14 +36,21 @@ class Lattice:
         exponent: e of the resolution 2**-e. Grows coarser (smaller) when the lattice is coarsened.
         bound: upper bound of |n|, kept on the host so that range checks need no pass over memory.
             Not part of the state: decisions are always taken on the true maximum.
+        square: the sum of squares of the values, if it is known (deep blocks only).
     """
 
-    __slots__ = ("bound", "exponent", "n")
+    __slots__ = ("bound", "exponent", "n", "square")
 
     def __init__(self, n: torch.Tensor, exponent: int):
         if n.dtype not in _BITS:
             raise InvalidSetting(f"lattice={n.dtype} is not supported.", "use torch.int64 or torch.int32.")
-        self.n, self.exponent, self.bound = n, exponent, math.inf
+        self.n, self.exponent = n, exponent
+        self.replaced()
+
+    def replaced(self) -> None:
+        """Other integers were written: forget what was known of them."""
+        self.bound: float = math.inf
+        self.square: torch.Tensor | None = None
 
     @property
     def limit(self) -> int:

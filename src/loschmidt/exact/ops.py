@@ -9,7 +9,7 @@ Each is a bijection of integer tuples, so a program made of them is one too.
 
 import torch
 
-from .tape import Lanes
+from .tape import Lanes, idles
 
 
 def shear_(x: torch.Tensor, units: torch.Tensor, sign: int = 1) -> None:
@@ -46,17 +46,24 @@ def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None
         d: denominator, at most 2**23.
     """
     for first, last, lane in lanes.rows(start, start + x.numel()):
-        whole = last - first == lanes.heads.numel()
-        lanes.prepare(n, d, whole)
-        _exchange_(x[first - start : last - start], lanes.heads[lane : lane + last - first], n, d)
+        whole = lanes.is_whole(first, last, n, d)
+        lanes.prepare(((n, d),), whole)
+        _exchange_row_(x[first - start : last - start], lanes.heads, lane, n, d, whole and idles(n, d))
 
 
 def uncontract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:
     """Inverse of `contract_` with the same arguments: rows last first, n and d swapped."""
     for first, last, lane in reversed(lanes.rows(start, start + x.numel())):
-        whole = last - first == lanes.heads.numel()
-        _exchange_(x[first - start : last - start], lanes.heads[lane : lane + last - first], d, n)
-        lanes.unprepare(n, d, whole)
+        whole = lanes.is_whole(first, last, n, d)
+        _exchange_row_(x[first - start : last - start], lanes.heads, lane, d, n, whole and idles(n, d))
+        lanes.unprepare(((n, d),), whole)
+
+
+def _exchange_row_(x: torch.Tensor, heads: torch.Tensor, lane: int, n: int, d: int, idle: bool) -> None:
+    end = lane + x.numel()
+    _exchange_(x, heads[lane:end], n, d)
+    if idle and end < heads.numel():  # the last row's other lanes, as if a zero stood there
+        _exchange_(torch.zeros_like(heads[end:], dtype=torch.int64), heads[end:], n, d)
 
 
 def rotate_(x: torch.Tensor, y: torch.Tensor, angle: torch.Tensor, sign: int = 1) -> None:

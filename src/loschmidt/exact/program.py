@@ -6,7 +6,7 @@ follow from that. Adding an optimizer is writing two lists of ops.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from ..errors import LatticeOverflow, NonFinite
 from . import fractions
 from .lattice import largest, rounded
 from .ops import contract_, rotate_, shear_, uncontract_
+from .trace import Trace, TracedPart, Untraceable, Value
 from .world import Part, World
 
 
@@ -23,12 +24,16 @@ class Op(Protocol):
     """One invertible operation. `undo` after `do` restores every bit, the tape's too."""
 
     target: str
+    needs: tuple[str, ...]
 
     def do(self, world: World) -> None:
         """Go forward; raise with nothing changed if the step must be refused."""
 
     def undo(self, world: World) -> None:
         """Go back."""
+
+    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+        """What it does to one element of a part; raises Untraceable."""
 
     def price(self, part: Part) -> float:
         """Bits per element of the part, in theory (0.0 where only the data can tell)."""
@@ -40,11 +45,13 @@ class Shear:
 
     `increment` returns float64 real units, shape (part.size,), from anything but the target; or None for nothing.
     `spare`: bits of room above the first update, where that chooses the lattice's resolution (see `make_room`).
+    `needs`: lattices whose sum of squares over all parts it reads.
     """
 
     target: str
     increment: Callable[[Part], torch.Tensor | None]
     spare: int = 0
+    needs: tuple[str, ...] = ()
 
     def do(self, world: World) -> None:
         """Add; nothing is changed if any part's increment is refused."""
@@ -81,11 +88,21 @@ class Shear:
     def _pieces(self, world: World) -> list[tuple[Part, torch.Tensor, float]]:
         """Increments in lattice units with their largest magnitude."""
         pieces = []
-        for part in world.parts:
+        for part in world.singly:
             f = self.increment(part)
             if f is not None:
                 pieces.append((part, *rounded(f, part.block.lattices[self.target].exponent)))
         return pieces
+
+    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+        """Its formula, and the rounded addition."""
+        f = self.increment(part)
+        if f is None:
+            return
+        if not isinstance(f, Value):
+            raise Untraceable(type(f).__name__)
+        units = f.mul(2.0 ** part.exponent(self.target)).applied()
+        trace.shear(self.target, units, 1 if forward else -1)
 
     def price(self, part: Part) -> float:
         """A shear destroys nothing."""
@@ -93,7 +110,7 @@ class Shear:
 
 
 def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
-    chosen = [(part, pairs_of(part)) for part in world.parts]
+    chosen = [(part, pairs_of(part)) for part in world.singly]
     for part, pairs in chosen:
         growth = math.prod(max(1.0, n / d) for n, d in pairs)  # the largest intermediate, not just the product
         if growth > 1.0:
@@ -111,7 +128,7 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
 def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
     undone: list[tuple[Part, int, int]] = []
     try:
-        for part in reversed(world.parts):
+        for part in reversed(world.singly):
             lattice = part.block.lattices[target]
             for n, d in reversed(pairs_of(part)):
                 world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
@@ -135,18 +152,27 @@ class Contract:
 
     target: str
     factor: Callable[[Part], float]
+    needs = ()
 
     def do(self, world: World) -> None:
         """Multiply."""
-        _multiply(world, self.target, lambda part: fractions.factors(self.factor(part)))
+        _multiply(world, self.target, self.pairs)
 
     def undo(self, world: World) -> None:
         """Divide, taking the remainders back."""
-        _divide(world, self.target, lambda part: fractions.factors(self.factor(part)))
+        _divide(world, self.target, self.pairs)
+
+    def pairs(self, part: Part | TracedPart) -> fractions.Factors:
+        """The factor as fractions."""
+        return fractions.factors(self.factor(part))
+
+    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+        """One exchange a fraction."""
+        trace.exchanges(self.target, self.pairs(part), forward)
 
     def price(self, part: Part) -> float:
         """-log2 of the fractions in use."""
-        return fractions.bits(fractions.factors(self.factor(part)))
+        return fractions.bits(self.pairs(part))
 
 
 @dataclass(frozen=True)
@@ -160,20 +186,27 @@ class Rescale:
     target: str
     factor: Callable[[World], float]
     name: str = "rescale"
+    needs: tuple[str, ...] = ()
     tolerance = 2.0**-46
 
     def do(self, world: World) -> None:
         """Multiply by the factor and record it."""
-        c = self.factor(world)
-        pairs = fractions.factors(c, self.tolerance)
-        _multiply(world, self.target, lambda part: pairs)
-        if c != 1.0:
-            world.scalars[self.name] = c
+        if self.name not in world.scalars:
+            c = self.factor(world)
+            if c != 1.0:
+                world.scalars[self.name] = c
+        _multiply(world, self.target, lambda part: self._pairs(world))
 
     def undo(self, world: World) -> None:
         """Divide by the recorded factor."""
-        pairs = fractions.factors(world.scalars.get(self.name, 1.0), self.tolerance)
-        _divide(world, self.target, lambda part: pairs)
+        _divide(world, self.target, lambda part: self._pairs(world))
+
+    def _pairs(self, world: World) -> fractions.Factors:
+        return fractions.factors(world.scalars.get(self.name, 1.0), self.tolerance)
+
+    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+        """Not traced: what a rescaling in two fractions does to a row depends on the order of the rows."""
+        raise Untraceable(self.name)
 
     def price(self, part: Part) -> float:
         """Known only from the data; see the tape."""
@@ -194,6 +227,7 @@ class Rotate:
 
     target: str
     pairs: Callable[[Part], Pairs | None]
+    needs = ()
 
     def do(self, world: World) -> None:
         """Rotate; room is made for the longer coordinate first."""
@@ -211,7 +245,7 @@ class Rotate:
         world.refine_back(self.target)
 
     def _chosen(self, world: World) -> list[tuple[Part, Pairs]]:
-        chosen = [(part, self.pairs(part)) for part in world.parts]
+        chosen = [(part, self.pairs(part)) for part in world.singly]
         return [(part, pairs) for part, pairs in chosen if pairs is not None]
 
     def _turn(self, world: World, chosen: list[tuple[Part, Pairs]], sign: int) -> None:
@@ -223,48 +257,10 @@ class Rotate:
             part.block.lattices[self.target].bound = math.inf
         world.changed(self.target)
 
+    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+        """Not traced: it takes elements from anywhere."""
+        raise Untraceable("Rotate")
+
     def price(self, part: Part) -> float:
         """A rotation destroys nothing."""
         return 0.0
-
-
-def run(ops: Sequence[Op], world: World, offset: int = 0) -> None:
-    """Do the ops in order; if one is refused, undo those before it and raise."""
-    for i, op in enumerate(ops):
-        world.position = offset + i
-        try:
-            op.do(world)
-        except BaseException:
-            world.refine_back(op.target)
-            run_back(ops[:i], world, offset)
-            raise
-
-
-def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
-    """Undo the ops, last first; if one cannot be undone, do those after it again and raise."""
-    for i, op in reversed(list(enumerate(ops))):
-        world.position = offset + i
-        try:
-            op.undo(world)
-        except BaseException:
-            run(ops[i + 1 :], world, offset + i + 1)
-            raise
-
-
-def lost_share(ops: Sequence[Op], world: World) -> tuple[float, str]:
-    """Share of non-zero updates that are below half the resolution, and so move nothing: the largest, and of what.
-
-    Shears with `spare` are left out: the resolution of their lattice follows from the data.
-    """
-    worst = 0.0, ""
-    for op in ops:
-        if isinstance(op, Shear) and not op.spare:
-            moved = lost = 0
-            for part in world.parts:
-                f = op.increment(part)
-                if f is not None:
-                    units = f.abs() * 2.0 ** part.block.lattices[op.target].exponent
-                    moved += int((units > 0).sum())
-                    lost += int(((units > 0) & (units < 0.5)).sum())
-            worst = max(worst, (lost / moved if moved else 0.0, op.target))
-    return worst

@@ -9,7 +9,8 @@ A flat buffer is seen as rows of lanes, one head a lane. Heads stay in [2**32, 2
 float64 (int64 division does not vectorise; float64 division is exact here). When they could leave that
 range, 16-bit words move between the heads and a stack. When to do so is decided from bounds that depend
 only on the operations done, not on the data, so as a rule all lanes move at once and nothing is stored
-about who moved; only if lanes were used unequally is a mask kept (and its bits are counted).
+about who moved; only if lanes were used unequally is a mask kept (and its bits are counted). Lanes that the last row does not
+reach are used as if a zero stood there, so that rows of a whole buffer use all lanes equally.
 
 Below the bottom of the stack lies a reserve of words from a counter, regenerated on demand: so a run may
 give bits back (a rescale with c > 1) before it has written any, and `bits` may be negative.
@@ -31,6 +32,7 @@ from .words import Chunk, Forgotten, Words, floor_after
 MAX_LANES = 1 << 18
 _WORD = 16
 _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, and of the first
+_DEEP_HIGH = 51  # of the largest, where there are several rows: compiled passes divide by multiplying (see `native`)
 _ROW = 7  # numbers of a move in a file
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
@@ -41,6 +43,27 @@ def _growth(n: int, d: int) -> tuple[int, int]:
     change = math.log2(d / n) * _UNIT
     slack = (n + d) * (_UNIT >> _LOW) * 1.5 + 64  # floor effects, relative (n + d) / 2**32 at most
     return math.ceil(change + slack), math.floor(change - slack)
+
+
+@lru_cache(maxsize=4096)
+def _range(pairs: tuple[tuple[int, int], ...]) -> tuple[int, int, int, int]:
+    """How far the smallest head can go down and the largest up on the way, and where they end, in _UNITs."""
+    low = high = down = up = 0
+    for n, d in pairs:
+        above, below = _growth(n, d)
+        up, down = up + above, down + below
+        low, high = min(low, down), max(high, up)
+    return low, high, down, up
+
+
+def idles(n: int, d: int) -> bool:
+    """Whether `pop n, push d` is done to lanes that the last row does not reach: a zero there must stay one."""
+    return n <= d
+
+
+def pads(n: int, d: int) -> bool:
+    """Whether those lanes then count as used; if it is not done to them, it must be next to nothing."""
+    return idles(n, d) or _growth(n, d)[0] >= 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +114,7 @@ class Lanes:
     def __init__(self, size: int, seed: tuple[int | str, ...] = (0,), device: torch.device | str = "cpu"):
         rows = max(1, -(-size // MAX_LANES))
         lanes = -(-size // rows)
+        self.depth, self.size, self.top = rows, size, _DEEP_HIGH if rows > 1 else _HIGH
         self.seed = ("tape", *seed)
         first = random.generator(*self.seed, "heads").integers(1 << _START, 1 << (_START + 1), lanes)
         self.heads = torch.from_numpy(first.astype(np.float64)).to(device)
@@ -113,20 +137,36 @@ class Lanes:
             start = end
         return out
 
-    def prepare(self, n: int, d: int, whole: bool) -> None:
-        """Make room for one `pop n, push d` on some lanes (`whole`: on every lane)."""
-        up, down = _growth(n, d)
-        while self.high + up > _HIGH * _UNIT:
+    def is_whole(self, first: int, last: int, n: int, d: int) -> bool:
+        """Whether a piece of a row uses all lanes equally: it is all of the row, or all there is of the last one."""
+        if last - first == self.heads.numel():
+            return True
+        return self.depth > 1 and last == self.size and not first % self.heads.numel() and pads(n, d)
+
+    def is_due(self, pairs: Sequence[tuple[int, int]]) -> bool:
+        """Whether `prepare` would move words."""
+        low, high, *_ = _range(tuple(pairs))
+        return self.high + high > self.top * _UNIT or self.low + low < _LOW * _UNIT
+
+    def is_due_back(self) -> bool:
+        """Whether `unprepare` would move words."""
+        return bool(self.moves) and self.moves[-1].index == self.index - 1
+
+    def prepare(self, pairs: Sequence[tuple[int, int]], whole: bool) -> None:
+        """Make room for one `pop n, push d` after the other on some lanes (`whole`: on every lane)."""
+        low, high, down, up = _range(tuple(pairs))
+        while self.high + high > self.top * _UNIT:
             self._emit()
-        while self.low + down < _LOW * _UNIT:
+        while self.low + low < _LOW * _UNIT:
             self._absorb()
         self._shift(up, down, whole, 1)
         self.index += 1
 
-    def unprepare(self, n: int, d: int, whole: bool) -> None:
-        """Undo `prepare`, after the operation itself was undone."""
+    def unprepare(self, pairs: Sequence[tuple[int, int]], whole: bool) -> None:
+        """Undo `prepare`, after the operations themselves were undone."""
         self.index -= 1
-        self._shift(*_growth(n, d), whole, -1)
+        _, _, down, up = _range(tuple(pairs))
+        self._shift(up, down, whole, -1)
         while self.moves and self.moves[-1].index == self.index:
             move = self.moves.pop()
             self.moves_floor = min(self.moves_floor, len(self.moves))
@@ -154,8 +194,8 @@ class Lanes:
         self._end_move(move)
 
     def _absorb(self) -> None:
-        everyone = self.high <= (_HIGH - _WORD) * _UNIT
-        mask = None if everyone else self.heads < 2.0 ** (_HIGH - _WORD)
+        everyone = self.high <= (self.top - _WORD) * _UNIT
+        mask = None if everyone else self.heads < 2.0 ** (self.top - _WORD)
         move = self._begin_move(False, mask)
         lanes = self._lanes_of(move)
         words, reserve = self._take(self.heads.numel() if lanes is None else lanes.numel())

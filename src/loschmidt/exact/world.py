@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from ..errors import LatticeOverflow
-from .digest import checksum, sum_of_squares
+from .digest import checksum, chunk_sums, folded, sum_of_squares, words_sum
 from .lattice import Lattice, largest, peak
 from .ops import contract_, uncontract_
 from .tape import Lanes
+
+CHUNK = 1024
+"""Elements of a row whose squares are summed at a time, in deep blocks."""
 
 
 @dataclass
@@ -26,16 +29,49 @@ class Block:
     Attributes:
         lattices: by name; "q" holds the parameters.
         lanes: the tape of this block.
-        gradient: float64, shape (size,): this step's gradient; stale outside the kicks.
+        dtype: of the parameters and their gradients.
         key: tells it from the other blocks, for random draws.
-        shown: shape (size,): the parameters as they were last written, in their dtype.
+        shown: shape (size,): the parameters as they were last written, in their dtype; None in a deep block.
+        gradients: fetches this step's gradient, float64, shape (size,).
+        operands: gradients and parameters as they lie in memory, for passes (`fused.Operands`).
     """
 
     lattices: dict[str, Lattice]
     lanes: Lanes
-    gradient: torch.Tensor
+    dtype: torch.dtype = torch.float64
     key: tuple[int, ...] = ()
     shown: torch.Tensor | None = None
+    gradients: Callable[[], torch.Tensor] | None = None
+    operands: Any = None
+    _gradient: torch.Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self.lanes.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.lanes.heads.device
+
+    @property
+    def deep(self) -> bool:
+        """Whether there are several rows of lanes: then nothing of the block's size is kept besides its lattices."""
+        return self.lanes.depth > 1
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """This step's gradient, float64, shape (size,); stale outside the kicks."""
+        if self._gradient is None:
+            self._gradient = (
+                self.gradients() if self.gradients else torch.zeros(self.size, dtype=torch.float64, device=self.device)
+            )
+        return self._gradient
+
+    def drop_gradient(self) -> None:
+        """Free it; it is fetched again when it is asked for."""
+        self._gradient = None
 
 
 @dataclass
@@ -78,10 +114,35 @@ class Part:
 
     def square(self, name: str) -> torch.Tensor:
         """Sum of squares of a lattice's values, 0-dimensional float64."""
-        key = f"|{name}|^2"
+        lattice, key = self.block.lattices[name], f"|{name}|^2"
+        if self.whole and self.block.deep:
+            if lattice.square is None:
+                lattice.square = self._square_by_rows(lattice)
+            return lattice.square
         if key not in self._cache:
             self._cache[key] = sum_of_squares(self.value(name))
         return self._cache[key]
+
+    def _square_by_rows(self, lattice: Lattice) -> torch.Tensor:
+        lanes, sums = self.block.lanes.heads.numel(), []
+        groups = -(-lanes // CHUNK)
+        for start in range(0, self.size, lanes):
+            x = lattice.value(start, min(start + lanes, self.size))
+            row = chunk_sums(x * x, CHUNK)
+            sums.append(torch.nn.functional.pad(row, (0, groups - len(row))))
+        return folded(torch.cat(sums), CHUNK)
+
+    def sample(self) -> "Part":
+        """Its first row, if it is all of a deep block; else itself."""
+        if not (self.whole and self.block.deep):
+            return self
+        stop = min(self.stop, self.block.lanes.heads.numel())
+        return Part(self.block, self.start, stop, self.settings, self.count, self.world, self.name_of)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its block."""
+        return self.size == self.block.size
 
     def integers(self, name: str) -> torch.Tensor:
         """The integers themselves, a view."""
@@ -91,6 +152,7 @@ class Part:
         """Drop cached views of a lattice that changed."""
         self._cache.pop(name, None)
         self._cache.pop(f"|{name}|^2", None)
+        self.block.lattices[name].square = None
 
 
 @dataclass
@@ -108,6 +170,8 @@ class World:
         fixed: names of lattices that must not be coarsened.
         carried: scalars recorded by earlier steps and still known.
         position: index of the op in progress.
+        singly: the parts that ops work on, one op after the other; the other parts are done in passes (`fused`).
+        sums: of the words of the gradients that passes have read, by block.
     """
 
     parts: list[Part]
@@ -119,6 +183,15 @@ class World:
     fixed: frozenset[str] = frozenset({"q"})
     carried: Mapping[str, float] = field(default_factory=dict)
     position: int = 0
+    sums: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.singly = self.parts
+
+    @property
+    def deep(self) -> list[Part]:
+        """Parts that can be done in passes."""
+        return [p for p in self.parts if p.block.deep and p.whole and p.block.operands is not None]
 
     @property
     def blocks(self) -> list[Block]:
@@ -224,7 +297,15 @@ class World:
         """64 bits of this step's gradients (and loss): what the way back is compared with."""
         total = 0
         for part in self.parts:
-            total = total * 31 + checksum(part.gradient) + part.start
+            total = total * 31 + self._sum(part) + part.start
         if with_loss and self.loss is not None:
             total = total * 31 + checksum(torch.tensor([self.loss], dtype=torch.float64))
         return (total + 2**63) % 2**64 - 2**63
+
+    def _sum(self, part: Part) -> int:
+        block = part.block
+        if not (block.deep and part.whole):
+            return checksum(part.gradient)
+        if id(block) not in self.sums:
+            self.sums[id(block)] = words_sum(part.gradient.to(block.dtype), 0)
+        return (self.sums[id(block)] + 2**63) % 2**64 - 2**63

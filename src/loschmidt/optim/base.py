@@ -134,26 +134,34 @@ class ReversibleOptimizer(torch.optim.Optimizer):
     def _advance(self, loss: Any) -> None:
         settings = present(self)
         serial.refuse_other_state(self)
-        flat.check_unedited(self._slots)
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]
+        flat.check_unedited(self._slots, later=mine)
         value = self._loss_value(loss, required=bool(active))
         flat.gather(mine, self.steps)
         world = flat.world_of(mine, settings, World([], value, self.steps, self.seed, carried=self.carried), counting=1)
-        check, looking = world.checksum(self.needs_loss), world.step % _CHECK_RESOLUTION_EVERY == 1
+        check, looking = None, world.step % _CHECK_RESOLUTION_EVERY == 1
+        if not world.deep:
+            check = world.checksum(self.needs_loss)
         self.prepare(world)
         kicks, drifts = self.kicks(), self.drifts()
-        run(kicks, world)
-        try:
-            lost = lost_share(kicks, world) if looking else (0.0, "")
-            run(drifts, world, len(kicks))
-        except BaseException:
-            run_back(kicks, world)
-            raise
-        flat.write(mine)
+        if looking:
+            run(kicks, world)
+            try:
+                lost = lost_share(kicks, world)
+                run(drifts, world, len(kicks))
+            except BaseException:
+                run_back(kicks, world)
+                raise
+        else:
+            run([*kicks, *drifts], world, drifts=len(kicks))
+        flat.write(mine, later=True)
+        if check is None:
+            check = world.checksum(self.needs_loss)
         record.push(self, world, settings, active, check)
         if looking:  # last: a filter may turn warnings into errors
             self._warn_below_resolution(world, *max(lost, lost_share(drifts, world)))
+        flat.release(mine)
 
     def unstep(self, closure: Closure) -> Any:
         """Undo the last step: parameters, state and tape are what they were before it, bit for bit.
@@ -184,10 +192,11 @@ class ReversibleOptimizer(torch.optim.Optimizer):
 
     def _go_back(self, closure: Closure, section: interrupt.critical) -> Any:
         serial.refuse_other_state(self)
-        flat.check_unedited(self._slots)
         check, entry = self.journal.peek()
         settings, active, step = self._settings, self._active, self.steps - 1
         mine = [self._slots[i] for i in active]
+        flat.check_unedited(self._slots, later=mine)
+        flat.locate(mine)
         kicks, drifts = self.kicks(), self.drifts()
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
         world.scalars = dict(entry.get("scalars", {}))
@@ -197,7 +206,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         after = buffers.copies()
         run_back(drifts, world, len(kicks))
         try:
-            flat.write(mine)
+            flat.write(mine, later=True)
             buffers.put(passes.done())  # of passes that no step followed
             buffers.expected = buffers.put(recorded)
             rng, passes.undoing = torch.get_rng_state(), True
@@ -209,6 +218,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             passes.note(buffers.changed())
             refuse_other_gradients(self._slots, active, step)
             flat.gather(mine, step)
+            flat.look(world)
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
                 raise other_gradient(step, drew)
             refuse_other_buffers(passes, recorded, step)
@@ -217,10 +227,11 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             passes.note(buffers.changed())
             buffers.put(passes.done() | buffers.found | after)
             run(drifts, world, len(kicks))
-            flat.write(mine)
+            flat.write(mine, later=True)
             raise
         finally:
             passes.undoing, buffers.expected, buffers.found = False, {}, {}
+            flat.release(mine)
         buffers.put(passes.done() | recorded)
         record.pop(self, active)
         return loss

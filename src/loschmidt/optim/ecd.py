@@ -236,9 +236,9 @@ def _scatter(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | No
     return first[keep].to(device), second[keep].to(device), folded.to(device)
 
 
-KICKS = (Shear("p", _start), Rescale("p", _rescale), Shear("p", _kick))
+KICKS = (Shear("p", _start), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", lambda part: 1 - part["lr"] * part["weight_decay"] if part["decoupled"] else 1.0),
-    Shear("q", _drift),
+    Shear("q", _drift, needs=("p",)),
     Rotate("p", _scatter),
 )

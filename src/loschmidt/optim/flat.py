@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..errors import EditedOutside, InvalidSetting, NonFinite
-from ..exact import Block, Lanes, Lattice, Part, World, to_lattice
+from ..exact import Block, Lanes, Lattice, Operands, Part, Refused, World, gradient_sum, to_lattice
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -116,10 +117,11 @@ def build(
         block = Block(
             {k: Lattice(q if k == "q" else torch.zeros_like(q), e) for k, e in exponents.items()},
             Lanes(q.numel(), (seed, group, number), device),
-            torch.zeros(q.numel(), dtype=torch.float64, device=device),
+            kind,
             (group, number),
-            torch.empty(q.numel(), dtype=kind, device=device),
         )
+        if not block.deep:
+            block.shown = torch.empty(q.numel(), dtype=kind, device=device)
         at = 0
         for i in mine:
             name, p = named[i]
@@ -130,9 +132,15 @@ def build(
     return slots
 
 
-def write(slots: Sequence[Slot]) -> None:
-    """Make parameters the float view of their lattice."""
+def write(slots: Sequence[Slot], later: bool = False) -> None:
+    """Make parameters the float view of their lattice; `later`: but for whole deep blocks, whose pass has done it."""
     for block, mine in by_block(slots):
+        if block.deep and later and block.operands is not None:
+            continue
+        if block.deep:
+            for s in mine:
+                s.parameter.detach().copy_(block.lattices["q"].value(s.start, s.stop).view(s.parameter.shape))
+            continue
         block.shown.copy_(block.lattices["q"].value())
         torch._foreach_copy_([s.parameter.detach() for s in mine], _pieces(block.shown, mine))
 
@@ -146,10 +154,10 @@ def _pieces(flat: torch.Tensor, slots: Sequence[Slot]) -> Sequence[torch.Tensor]
 
 
 def gather(slots: Sequence[Slot], step: int) -> None:
-    """Copy gradients into their blocks, as float64.
+    """Copy gradients into their blocks, as float64; note where those of whole deep blocks lie, and copy nothing.
 
     Raises:
-        NonFinite: naming the first parameter whose gradient holds NaN or infinity.
+        NonFinite: naming the first parameter whose gradient holds NaN or infinity (deep blocks: later, in their pass).
     """
     for block, mine in by_block(slots):
         grads = [s.parameter.grad for s in mine]
@@ -158,14 +166,72 @@ def gather(slots: Sequence[Slot], step: int) -> None:
                 raise InvalidSetting(
                     f"{s.name} has a sparse gradient; its dense state could not follow.", "use sparse=False."
                 )
+        block.drop_gradient()
+        if is_whole(block, mine):
+            block.gradients = partial(_copied, block, mine)
+            block.operands = _operands(block, mine, [g.to(block.dtype) for g in grads], step)
+            continue
+        block.operands, block.gradients = None, None
         torch._foreach_copy_(_pieces(block.gradient, mine), grads)
         peaks = [torch.aminmax(block.gradient[a:b]) for a, b in runs(mine)]
         if not all(float(x.abs()) < float("inf") for pair in peaks for x in pair):
-            bad = next((s for s, g in zip(mine, grads, strict=True) if not torch.isfinite(g).all()), mine[0])
+            refuse_not_finite(mine, step)
+
+
+def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:
+    """Raise NonFinite, naming the first parameter whose gradient holds NaN or infinity."""
+    for s in slots:
+        if not torch.isfinite(s.parameter.grad).all():
             raise NonFinite(
-                f"the gradient of {bad.name} holds NaN or infinity at step {step}.",
+                f"the gradient of {s.name} holds NaN or infinity at step {step}.",
                 "look at this batch and lr, or clip the gradient; the step was not taken.",
             )
+
+
+def is_whole(block: Block, slots: Sequence[Slot]) -> bool:
+    """Whether these are all slots of a deep block, with the same step count: then it is done in passes."""
+    return block.deep and sum(s.stop - s.start for s in slots) == block.size and len({s.count for s in slots}) == 1
+
+
+def locate(slots: Sequence[Slot]) -> None:
+    """Note where the parameters of whole deep blocks lie, before their gradients are known."""
+    for block, mine in by_block(slots):
+        block.operands = _operands(block, mine, None, 0) if is_whole(block, mine) else None
+
+
+def _operands(block: Block, slots: Sequence[Slot], grads: Sequence[torch.Tensor] | None, step: int) -> Operands:
+    def inspect() -> None:
+        check_unedited(slots)
+        if grads is not None:
+            refuse_not_finite(slots, step)
+
+    for s in slots:
+        _refuse_recast(s)
+    sizes = [s.stop - s.start for s in slots]
+    return Operands(sizes, [s.parameter for s in slots], grads, inspect)
+
+
+def _copied(block: Block, slots: Sequence[Slot]) -> torch.Tensor:
+    out = torch.empty(block.size, dtype=torch.float64, device=block.device)
+    torch._foreach_copy_(_pieces(out, slots), [s.parameter.grad for s in slots])
+    return out
+
+
+def look(world: World) -> None:
+    """Sum up the gradients of whole deep blocks; raises NonFinite."""
+    for part in world.deep:
+        try:
+            world.sums[id(part.block)] = gradient_sum(part)
+        except Refused:
+            part.block.operands.inspect()
+
+
+def release(slots: Sequence[Slot]) -> None:
+    """A step is over: hold nothing of the size of a deep block but its lattices."""
+    for block, _ in by_block(slots):
+        if block.deep:
+            block.operands = block.gradients = None
+            block.drop_gradient()
 
 
 def runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
@@ -187,10 +253,16 @@ def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     return list(grouped.values())
 
 
-def check_unedited(slots: Sequence[Slot]) -> None:
-    """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit. All slots of a block."""
+def check_unedited(slots: Sequence[Slot], later: Sequence[Slot] = ()) -> None:
+    """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit.
+
+    Args:
+        slots: all slots of one or more blocks.
+        later: of these, whole deep blocks are left out: their pass compares.
+    """
+    skipped = {id(block) for block, mine in by_block(later) if is_whole(block, mine)}
     for block, mine in by_block(slots):
-        if not _as_shown(block, mine):
+        if id(block) not in skipped and not _as_shown(block, mine):
             for s in mine:
                 _refuse_recast(s)
             s, count = next((s, count) for s in mine if (count := int(_edited(s).sum())))
@@ -204,6 +276,8 @@ def check_unedited(slots: Sequence[Slot]) -> None:
 @torch.no_grad()
 def _as_shown(block: Block, slots: Sequence[Slot]) -> bool:
     shown = block.shown
+    if shown is None:
+        return all(_same_kind(s) and not bool(_edited(s).any()) for s in slots)
     try:
         now = _flatten_dense_tensors([s.parameter for s in slots])  # a quarter of the time of reshape and cat
     except RuntimeError:  # on several devices
@@ -214,11 +288,16 @@ def _as_shown(block: Block, slots: Sequence[Slot]) -> bool:
     return torch.equal(now.view(words), shown.view(words))
 
 
+def _same_kind(s: Slot) -> bool:
+    p, block = s.parameter, s.block
+    return p.dtype is block.dtype and p.device == block.device and p.numel() == s.stop - s.start
+
+
 def _refuse_recast(s: Slot) -> None:
-    p, shown = s.parameter, s.block.shown
-    if p.dtype is not shown.dtype or p.device != shown.device or p.numel() != s.stop - s.start:
+    p, block = s.parameter, s.block
+    if not _same_kind(s):
         raise EditedOutside(
-            f"{s.name} was {s.stop - s.start} values of {shown.dtype} on {shown.device} when it was given to the "
+            f"{s.name} was {s.stop - s.start} values of {block.dtype} on {block.device} when it was given to the "
             f"optimizer, and is {p.numel()} of {p.dtype} on {p.device}.",
             "cast, move and prune a model before its parameters are given to an optimizer.",
         )
@@ -230,7 +309,9 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 def _edited(s: Slot) -> torch.Tensor:
     """Which of its elements have other bits than the view of the lattice (-0.0 is not 0.0), flat."""
-    return _bits(s.parameter.detach().reshape(-1)) != _bits(s.block.shown[s.start : s.stop])
+    shown = s.block.shown
+    view = s.block.lattices["q"].value(s.start, s.stop).to(s.block.dtype) if shown is None else shown[s.start : s.stop]
+    return _bits(s.parameter.detach().reshape(-1)) != _bits(view)
 
 
 def adopt(slots: Sequence[Slot]) -> int:
@@ -249,7 +330,7 @@ def adopt(slots: Sequence[Slot]) -> int:
     for s, edited, q in moved:
         n = s.block.lattices["q"].n[s.start : s.stop]
         n.copy_(torch.where(edited, q, n))
-        s.block.lattices["q"].bound = float("inf")
+        s.block.lattices["q"].replaced()
     write(slots)
     return sum(int(edited.sum()) for _, edited, _ in moved)
 

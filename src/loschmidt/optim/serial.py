@@ -113,7 +113,8 @@ def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
     blocks = [block for block, _ in flat.by_block(optimizer._slots)]
     for block, exponents, lanes in zip(blocks, meta["exponents"], parsed.lanes, strict=True):
         for name, e in exponents.items():
-            block.lattices[name].exponent, block.lattices[name].bound = e, float("inf")
+            block.lattices[name].exponent = e
+            block.lattices[name].replaced()
         block.lanes = lanes
     optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
     optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
@@ -169,7 +170,7 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
     blocks = [block for block, _ in flat.by_block(slots)]
     lanes = []
     for i, (block, about) in enumerate(zip(blocks, meta["lanes"], strict=True)):
-        lanes.append(Lanes(block.gradient.numel(), device=block.gradient.device))
+        lanes.append(Lanes(block.size, device=block.device))
         lanes[-1].load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
     journal = Journal.from_state({k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")})
     settings = meta["settings"] and [as_tuples(s) for s in meta["settings"]]
@@ -244,7 +245,8 @@ def _put_back(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
         for name, (n, exponent) in lattices.items():
             lattice = block.lattices[name]
             lattice.n.copy_(n)
-            lattice.exponent, lattice.bound = exponent, float("inf")
+            lattice.exponent = exponent
+            lattice.replaced()
     for lanes, held in zip(optimizer.tape.lanes, saved["lanes"], strict=True):
         lanes.restore(held)
     optimizer.journal, optimizer.carried = saved["journal"].returned(optimizer.journal), dict(saved["carried"])

@@ -1,0 +1,445 @@
+"""Passes compiled to machine code: one walk over memory for all that a step does to an element.
+
+The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in the first cache and no
+thread waits for another. Arithmetic is float64 on whole numbers, because neither int64 division nor its conversion
+to float64 is a vector instruction on most processors (`torch.compile` emits scalar code for them, 5 to 10 times
+slower). What makes it exact:
+
+    near    |x| < 2**51: x + (2**52 + 2**51), read as a float64, is that float64 plus x
+    split   any int64: x = H 2**s + W with 0 <= W < 2**s, H and W exact in float64
+    floor   floor(z / d) = floor((z + 1/2) (1/d)) for whole |z| < 2**51: (z + 1/2)/d is 1/(2d) away from whole numbers
+    clamp   updates beyond the range are cut to it, so that undoing is exact even where a step is refused
+
+Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
+"""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .digest import digest
+from .trace import Instruction
+
+FLAGS = ["-O3", "-march=native", "-std=gnu11", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared"]
+NEAR = 2.0**49  # near lattices start a pass within this, and an update is cut to it
+FAR = 2.0**61
+_C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
+_INT = {torch.int64: "i64", torch.int32: "i32"}
+
+_PRELUDE = r"""
+#include <stdint.h>
+#include <string.h>
+#include <math.h>
+typedef int32_t i32; typedef int64_t i64; typedef uint32_t u32; typedef uint64_t u64; typedef uint16_t bf16;
+#ifdef __clang__
+#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define IVDEP _Pragma("GCC ivdep")
+#endif
+#define MAGIC 6755399441055744.0
+#define MAGIC_BITS 0x4338000000000000ULL
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define MAD(a, b, c) __builtin_fma(a, b, c)  /* of whole numbers below 2**53: exact either way */
+#else
+#define MAD(a, b, c) ((a) * (b) + (c))
+#endif
+static inline double as_double(u64 x) { double d; memcpy(&d, &x, 8); return d; }
+static inline u64 bits_of(double d) { u64 x; memcpy(&x, &d, 8); return x; }
+static inline double near_double(i64 x) { return as_double((u64)x + MAGIC_BITS) - MAGIC; }
+static inline i64 near_int(double d) { return (i64)(bits_of(d + MAGIC) - MAGIC_BITS); }
+static inline double small_double(u64 x) { return as_double(x | 0x4330000000000000ULL) - 0x1p52; }
+static inline u32 bits_float(float x) { u32 b; memcpy(&b, &x, 4); return b; }
+static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
+static inline double load_float(float x) { return x; }
+static inline double load_double(double x) { return x; }
+static inline double load_bf16(bf16 x) { return float_bits((u32)x << 16); }
+static inline float store_float(double x) { return (float)x; }
+static inline double store_double(double x) { return x; }
+static inline bf16 store_bf16(double x) { u32 b = bits_float((float)x); return (b + 0x7fff + ((b >> 16) & 1)) >> 16; }
+static inline u32 word_float(float x) { return bits_float(x); }
+static inline u64 word_double(double x) { return bits_of(x); }
+static inline u32 word_bf16(bf16 x) { return x; }
+static inline i64 sum_float(float x, i32 w) { return (i64)(i32)bits_float(x) * w; }
+static inline i64 sum_bf16(bf16 x, i32 w) { return (i64)(i32)((u32)x << 16) * w; }
+static inline i64 sum_double(double x, i32 w) { u64 b = bits_of(x); return (i64)(i32)b * w + (i64)(i32)(b >> 32) * (w ^ 0x55555554); }
+typedef struct {
+  i64 first, last, lanes, size, pieces, threads;
+  const i64 *starts; void *const *gradients; void *const *weights;
+  void *lattices[4]; double *heads; const double *P; u64 *found; double *squares;
+} Args;
+"""
+
+
+@functools.cache
+def compiler() -> tuple[str, ...] | None:
+    """The C compiler and its flags, with OpenMP if it has it; None if there is none that works."""
+    for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
+        found = shutil.which(name)
+        for extra in (("-fopenmp",), ()):
+            if found and _compiles((found, *FLAGS, *extra)):
+                return found, *FLAGS, *extra
+    return None
+
+
+def _compiles(command: Sequence[str]) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "t.c")
+        source.write_text("int f(int n) { int s = 0;\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) s = i; return s; }")
+        return _run([*command, str(source), "-o", str(Path(folder, "t.so"))]) is None
+
+
+def _run(command: list[str]) -> str | None:
+    """What went wrong, if anything."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return done.stderr if done.returncode else None
+
+
+@functools.cache
+def _cache() -> Path:
+    """A folder of the user's own; a temporary one where there is none."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base, "loschmidt")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            return folder
+    except (OSError, RuntimeError, AttributeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="loschmidt-"))
+
+
+class _Args(ctypes.Structure):
+    _fields_ = (
+        [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads")]
+        + [(k, ctypes.c_void_p) for k in ("starts", "gradients", "weights")]
+        + [("lattices", ctypes.c_void_p * 4)]
+        + [(k, ctypes.c_void_p) for k in ("heads", "P", "found", "squares")]
+    )
+
+
+def enabled() -> bool:
+    """Whether passes are compiled here: there is a compiler, and LOSCHMIDT_KERNELS is not "eager"."""
+    return os.environ.get("LOSCHMIDT_KERNELS", "native") != "eager" and compiler() is not None
+
+
+_functions: dict[tuple, Any] = {}
+
+
+def function(instructions: Sequence[Instruction], peaks: int, layout: "Layout", at: dict) -> Any:
+    """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here."""
+    shape = tuple(i[:2] if i[0] == "exchange" else i for i in instructions)  # n and d are parameters
+    key = (shape, layout.key(), at["forward"], tuple(at.items()))
+    if key not in _functions:
+        _functions[key] = build(printed(instructions, peaks, layout, at))
+    return _functions[key]
+
+
+def build(source: str) -> "ctypes._CFuncPtr | None":
+    """The function `run` of a C source; None if it does not compile here."""
+    command = compiler()
+    if command is None:
+        return None
+    name = digest([source, *command, _processor()], 12)
+    path = _cache() / f"{name}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            file, made = Path(folder, "pass.c"), Path(folder, "pass.so")
+            file.write_text(source)
+            if _run([command[0], *command[1:], str(file), "-o", str(made), "-lm"]) is not None:
+                return None
+            os.replace(made, path)
+    function = ctypes.CDLL(str(path)).run
+    function.argtypes, function.restype = [ctypes.POINTER(_Args)], None
+    return function
+
+
+@functools.cache
+def _processor() -> str:
+    """Tells machines apart whose native code differs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() + platform.machine()
+
+
+def call(function, numbers: dict[str, int], pointers: dict[str, int], lattices: Sequence[int]) -> None:
+    """Run a pass; the GIL is released meanwhile."""
+    args = _Args(**numbers, **pointers, lattices=(ctypes.c_void_p * 4)(*lattices))
+    function(ctypes.byref(args))
+
+
+# -- printing --------------------------------------------------------------------------------------------
+
+
+class Layout:
+    """How a pass's operands lie in memory, which decides its code.
+
+    Args:
+        lattices: names, in the order of `Args.lattices`.
+        dtype: of the lattices.
+        far: names of those that may leave the near range.
+        view: dtype of parameters and gradients.
+        shown: whether the pass writes the float view of "q".
+        squares: names whose sums of squares are wanted.
+        tile, chunk: lanes taken at a time by a thread, and elements summed at a time.
+    """
+
+    def __init__(self, lattices, dtype, far, view, shown, squares, tile, chunk):
+        self.lattices, self.dtype, self.far, self.view = tuple(lattices), dtype, frozenset(far), view
+        self.shown, self.squares, self.tile, self.chunk = shown, tuple(squares), tile, chunk
+
+    def key(self) -> tuple:
+        """Tells layouts apart."""
+        return tuple(vars(self).values())
+
+
+def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, constants: dict) -> str:
+    """C source of a pass.
+
+    Args:
+        instructions: see `trace`.
+        peaks: how many.
+        layout: see there.
+        constants: index in P of what exchanges and lattices need: ("exchange", number, "n" | "d" | "a" | "rn" |
+            "rd"), ("split", lattice) for 2**s and its inverse beside it, ("scale", lattice) for 2**-e.
+    """
+    body = _Body(layout, constants)
+    for number, instruction in enumerate(instructions):
+        body.add(number, instruction)
+    body.finish()
+    view, integer = _C[layout.view], _INT[layout.dtype]
+    gradient = any(i[0] == "gradient" for i in instructions)
+    declared = [f"{integer} *restrict x{i}" for i in range(len(layout.lattices))]
+    declared += [f"const {view} *restrict g", f"{view} *restrict w", "double *restrict h"]
+    declared += [f"double *restrict s{i}" for i in range(len(layout.squares))]
+    given = [f"({integer} *)a->lattices[{i}] + at" for i in range(len(layout.lattices))]
+    given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
+    given += [f"({view} *)a->weights[j] + in" if layout.shown else "0", "a->heads + lane"]
+    given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
+    word = "u64" if layout.view is torch.float64 else "u32"
+    accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0; i64 check = 0;"
+    merged = "".join(f"if (p{k} > (i64)found[{k}]) found[{k}] = p{k}; " for k in range(peaks))
+    total = "\n".join(
+        f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + tile / CHUNK);"
+        for i in range(len(layout.squares))
+    )
+    return f"""{_PRELUDE}
+#define TILE {layout.tile}
+#define CHUNK {layout.chunk}
+static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
+  {accumulators}
+{body.constants()}
+  IVDEP
+  for (i64 i = 0; i < m; i++) {{
+{body.text()}
+  }}
+  {merged}found[{peaks}] |= edited; found[{peaks + 1}] += check;
+}}
+static void fold(double *s, i64 m, double *out) {{
+  for (i64 c = 0; c < m; c += CHUNK) {{
+    for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
+    for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
+    out[c / CHUNK] = s[c];
+  }}
+}}
+void run(const Args *a) {{
+  i64 L = a->lanes, rows = (a->size + L - 1) / L, groups = (L + CHUNK - 1) / CHUNK;
+  u64 total[{peaks + 2}]; memset(total, 0, sizeof total);
+#pragma omp parallel for num_threads((int)a->threads) schedule(static)
+  for (i64 tile = 0; tile < L; tile += TILE) {{
+    u64 found[{peaks + 2}]; memset(found, 0, sizeof found);
+    double sums[{max(1, len(layout.squares))}][TILE];
+    i64 step = {1 if body.forward else -1};
+    for (i64 k = a->first; k < a->last; k++) {{
+      i64 r = step > 0 ? k : a->last - 1 - (k - a->first), base = r * L;
+      i64 m = L - tile < TILE ? L - tile : TILE; i64 end = base + tile + m; if (end > a->size) end = a->size;
+      i64 at = base + tile, lo = 0, hi = a->pieces;
+      while (hi - lo > 1) {{ i64 mid = (lo + hi) / 2; if (a->starts[mid] <= at) lo = mid; else hi = mid; }}
+      for (i64 j = lo; at < end; j++) {{
+        i64 stop = a->starts[j + 1] < end ? a->starts[j + 1] : end, in = at - a->starts[j], lane = at - base;
+        (void)in;
+        if (stop > at) span(stop - at, {", ".join(given)}, a->P, (u32)at, found);
+        if (stop > at) at = stop;
+      }}
+      i64 done = end > base + tile ? end - base - tile : 0;
+      for (i64 lane = tile + done; lane < tile + m; lane++) {{
+        double h = a->heads[lane]; const double *P = a->P; (void)P;
+{body.idle()}
+        a->heads[lane] = h;
+      }}
+      m = done; (void)rows; (void)groups; (void)sums;
+{total}
+    }}
+#pragma omp critical
+    {{ {"".join(f"if ((i64)found[{k}] > (i64)total[{k}]) total[{k}] = found[{k}]; " for k in range(peaks))}
+      total[{peaks}] |= found[{peaks}]; total[{peaks + 1}] += found[{peaks + 1}]; }}
+  }}
+  memcpy(a->found, total, sizeof total);
+}}
+"""
+
+
+class _Body:
+    """Lines of the innermost loop."""
+
+    def __init__(self, layout: Layout, constants: dict):
+        self.layout, self.at, self.lines, self.idles = layout, constants, [], []
+        self.now: dict[str, tuple[str, ...]] = {}  # a lattice's present variables: (x,) or (H, W)
+        self.head, self.fresh, self.used, self.touched = "h[i]", 0, set(), []
+        self.forward = constants["forward"]
+        self.heads = False
+
+    def _let(self, text: str, kind: str = "double") -> str:
+        self.fresh += 1
+        self.lines.append(f"    {kind} t{self.fresh} = {text};")
+        return f"t{self.fresh}"
+
+    def _p(self, *key) -> str:
+        k = self.at[key]
+        self.used.add(k)
+        return f"P{k}"
+
+    def _name(self, operand: str) -> str:
+        if operand.startswith("P"):
+            self.used.add(int(operand[1:]))
+            return operand
+        return f"v{operand[1:]}"
+
+    def _lattice(self, name: str) -> tuple[str, ...]:
+        if name not in self.now:
+            x = f"x{self.layout.lattices.index(name)}[i]"
+            if self.layout.dtype is torch.int32:
+                self.now[name] = (self._let(f"(double){x}"),)
+            elif name not in self.layout.far:
+                self.now[name] = (self._let(f"near_double({x})"),)
+            else:
+                u = self._let(f"(u64){x} ^ 0x8000000000000000ULL", "u64")
+                s = f"S{self.layout.lattices.index(name)}"
+                high = self._let(f"small_double({u} >> {s}) - {self._p('offset', name)}")
+                self.now[name] = (high, self._let(f"small_double({u} & M{self.layout.lattices.index(name)})"))
+            if name == "q" and self.layout.shown:
+                view = _C[self.layout.view]
+                self.lines.append(f"    edited |= word_{view}(w[i]) ^ word_{view}({self._shown()});")
+        return self.now[name]
+
+    def _value(self, name: str) -> str:
+        x = self._lattice(name)
+        return x[0] if len(x) == 1 else self._let(f"{x[0]} * {self._p('split', name)} + {x[1]}")
+
+    def _shown(self) -> str:
+        return f"store_{_C[self.layout.view]}({self._value('q')} * {self._p('scale', 'q')})"
+
+    def add(self, number: int, instruction: Instruction) -> None:
+        op, *a = instruction
+        if op == "gradient":
+            view = _C[self.layout.view]
+            self.lines.append(f"    double v{number} = load_{view}(g[i]);")
+            if self.forward:
+                self.lines.append(f"    check += sum_{view}(g[i], (i32)((index + (u32)i) * 2654435762u + 1u));")
+        elif op == "value":
+            self.lines.append(f"    double v{number} = {self._value(a[0])};")
+        elif op in ("mul", "add", "sub", "div"):
+            sign = {"mul": "*", "add": "+", "sub": "-", "div": "/"}[op]
+            self.lines.append(f"    double v{number} = {self._name(a[0])} {sign} {self._name(a[1])};")
+        elif op == "sqrt":
+            self.lines.append(f"    double v{number} = sqrt({self._name(a[0])});")
+        elif op == "max0":
+            self.lines.append(f"    double v{number} = {self._name(a[0])} < 0.0 ? 0.0 : {self._name(a[0])};")
+        elif op == "peak":
+            size = self._let(f"(i64)bits_of(fabs({self._name(a[0])}))", "i64")
+            self.lines.append(f"    p{a[1]} = {size} > p{a[1]} ? {size} : p{a[1]};")
+        elif op == "exchange":
+            self._exchange(number, a[0])
+        else:
+            self._shear(*a)
+
+    def _exchange(self, number: int, name: str) -> None:
+        n, d, minus, rn, rd = (self._p("exchange", number, k) for k in ("n", "d", "minus", "rn", "rd"))
+        self.heads = True
+        self.touched.append(name)
+        x = self._lattice(name)
+        above = self._let(f"floor(({self.head} + 0.5) * {rn})")
+        t = self._let(f"MAD(-{above}, {n}, {self.head})")
+        if len(x) == 1:
+            t = self._let(f"MAD({x[0]}, {minus}, {t})")
+        else:
+            whole = self._let(f"{x[0]} * {minus}")
+            high = self._let(f"floor(({whole} + 0.5) * {rd})")
+            rest = self._let(f"MAD(-{high}, {d}, {whole})")
+            t = self._let(f"MAD({x[1]}, {minus}, {t})")
+            t = self._let(f"MAD({rest}, {self._p('split', name)}, {t})")
+        k = self._let(f"floor(({t} + 0.5) * {rd})")
+        self.head = self._let(f"MAD({above}, {d}, MAD(-{k}, {d}, {t}))")
+        if len(x) == 1:
+            self.now[name] = (self._let(f"{x[0]} + {k}"),)
+        else:
+            self.now[name] = (self._let(f"{x[0]} + {high}"), self._let(f"{x[1]} + {k}"))
+        p = [f"P[{self.at['exchange', number, key]}]" for key in ("n", "d", "rn")]
+        used = f"{p[0]} <= {p[1]}" if self.forward else f"{p[0]} >= {p[1]}"  # see tape.idles
+        self.idles.append(
+            f"        if ({used}) {{ double b = floor((h + 0.5) * {p[2]}); h = b * {p[1]} + (h - b * {p[0]}); }}"
+        )
+
+    def _shear(self, name: str, units: str, sign: int, peak: int) -> None:
+        self.touched.append(name)
+        x, plus = self._lattice(name), "+" if sign > 0 else "-"
+        u = self._let(f"nearbyint({self._name(units)})")
+        size = self._let(f"(i64)bits_of(fabs({u}))", "i64")
+        self.lines.append(f"    p{peak} = {size} > p{peak} ? {size} : p{peak};")
+        end = self._p("end", name)
+        u = self._let(f"{u} < {end} ? {u} : {end}")
+        u = self._let(f"{u} > -{end} ? {u} : -{end}")
+        if len(x) == 1:
+            self.now[name] = (self._let(f"{x[0]} {plus} {u}"),)
+        else:
+            s, r = self._p("split", name), self._p("unsplit", name)
+            high = self._let(f"nearbyint({u} * {r})")
+            low = self._let(f"MAD(-{high}, {s}, {u})")
+            self.now[name] = (self._let(f"{x[0]} {plus} {high}"), self._let(f"{x[1]} {plus} {low}"))
+
+    def finish(self) -> None:
+        """Store what was changed."""
+        for name in dict.fromkeys(self.touched):
+            i, x = self.layout.lattices.index(name), self.now[name]
+            if self.layout.dtype is torch.int32:
+                self.lines.append(f"    x{i}[i] = (i32){x[0]};")
+            elif len(x) == 1:
+                self.lines.append(f"    x{i}[i] = near_int({x[0]});")
+            else:
+                self.lines.append(f"    x{i}[i] = (i64)((u64)near_int({x[0]}) << S{i}) + near_int({x[1]});")
+            if name == "q" and self.layout.shown:
+                self.lines.append(f"    w[i] = {self._shown()};")
+        for i, name in enumerate(self.layout.squares):
+            v = self._let(f"{self._value(name)} * {self._p('scale', name)}")
+            self.lines.append(f"    s{i}[i] = {v} * {v};")
+        if self.heads:
+            self.lines.append(f"    h[i] = {self.head};")
+
+    def constants(self) -> str:
+        """Parameters that the loop reads, and what far lattices are split at."""
+        lines = [f"  const double P{k} = P[{k}];" for k in sorted(self.used)]
+        for i, name in enumerate(self.layout.lattices):
+            if name in self.layout.far:
+                lines.append(f"  const int S{i} = (int)P[{self.at['shift', name]}]; const u64 M{i} = (1ULL << S{i}) - 1;")
+        return "\n".join(lines)
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def idle(self) -> str:
+        """What an exchange does to lanes that the last row does not reach: x = 0."""
+        return "\n".join(self.idles)

@@ -1,0 +1,245 @@
+"""Running a program: ops in order, there and back; deep blocks in passes, everything else op by op.
+
+Which ops make up a pass follows from the program alone, so that the way back finds the same passes. If a pass is
+refused (a lattice must be made coarser first), the step does its ops one by one, and that is recorded.
+"""
+
+from collections.abc import Sequence
+
+from ..errors import LatticeOverflow
+from .fused import Pass, Refused
+from .program import Contract, Op, Shear
+from .trace import Untraceable
+from .world import Part, World
+
+Group = tuple[int, Sequence[Op]]
+
+
+def run(ops: Sequence[Op], world: World, offset: int = 0, drifts: int | None = None) -> None:
+    """Do the ops in order; if one is refused, undo those before it and raise.
+
+    Args:
+        ops: of a program.
+        world: the step.
+        offset: index of the first op in the program.
+        drifts: where among them the drifts begin: they are done in the same walk as the last kicks if that is exact.
+    """
+    if not world.deep:
+        _one_by_one([(offset, ops)], world, world.parts)
+        return
+    groups = [*_groups(ops[:drifts], offset), *(() if drifts is None else _groups(ops[drifts:], offset + drifts))]
+    squares = _wanted(ops)
+    done: list[Group] = []
+    try:
+        while groups:
+            now, passes = groups[:2], None
+            if _joins(now, offset + (drifts or 0), world):
+                passes = _passes(now, world, True, squares)
+            if passes is None:
+                now = groups[:1]
+                passes = _passes(now, world, True, squares)
+            _do(now, passes, world)
+            done += now
+            groups = groups[len(now) :]
+    except BaseException:
+        for group in reversed(done):
+            _undo(group, world)
+        raise
+
+
+def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
+    """Undo the ops, last first; if one cannot be undone, do those after it again and raise."""
+    if not world.deep:
+        _back_one_by_one([(offset, ops)], world, world.parts)
+        return
+    undone: list[Group] = []
+    try:
+        for group in reversed(_groups(ops, offset)):
+            _undo(group, world)
+            undone.append(group)
+    except BaseException:
+        for group in reversed(undone):
+            _do([group], _passes([group], world, True, _wanted(ops)), world)
+        raise
+
+
+def _groups(ops: Sequence[Op], offset: int) -> list[Group]:
+    """Neighbours that can share a walk: none reads the sum of squares of what another of them changes."""
+    groups: list[Group] = []
+    changed: set[str] = set()
+    for i, op in enumerate(ops):
+        alone = not isinstance(op, (Contract, Shear))
+        if not groups or alone or not changed or changed & set(op.needs):
+            groups.append((offset + i, [op]))
+            changed = set()
+        else:
+            groups[-1][1].append(op)
+        changed |= set() if alone else {op.target}
+    return groups
+
+
+def _wanted(ops: Sequence[Op]) -> list[str]:
+    """Lattices whose sums of squares the program reads."""
+    return list(dict.fromkeys(name for op in ops for name in op.needs))
+
+
+def _joins(groups: list[Group], border: int, world: World) -> bool:
+    """Whether two groups can be one walk: the last kicks and the first drifts, if these leave the tape alone
+    (on the way back all drifts are undone before any kick, and the tape is last in, first out)."""
+    if len(groups) < 2 or groups[1][0] != border:
+        return False
+    (_, kicks), (_, drifts) = groups
+    plain = all(isinstance(op, (Contract, Shear)) for op in (*kicks, *drifts))
+    return (
+        plain
+        and not {op.target for op in kicks} & {name for op in drifts for name in op.needs}
+        and all(isinstance(op, Shear) or not op.pairs(part) for op in drifts for part in world.parts)
+    )
+
+
+def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
+    """Do neighbouring groups, all or nothing."""
+    ops = [op for _, group in groups for op in group]
+    if passes is None or any(_flag(offset) in world.scalars for offset, _ in groups):
+        _one_by_one(groups, world, world.parts)
+        return
+    rest = [part for part in world.parts if part not in world.deep]
+    _one_by_one(groups, world, rest)
+    done: list[Pass] = []
+    try:
+        for one in passes:
+            found = one.run(one.block.operands, True)
+            if one.reads_gradient:
+                world.sums[id(one.block)] = found
+            done.append(one)
+    except BaseException as error:
+        for one in reversed(done):
+            Pass(one.part, ops, False).run(one.block.operands, True)
+        _back_one_by_one(groups, world, rest)
+        if not isinstance(error, Refused):
+            raise
+        for part in world.deep:
+            part.block.operands.inspect()
+        for offset, _ in groups:
+            world.scalars[_flag(offset)] = 1.0
+        _one_by_one(groups, world, world.parts)
+
+
+def _undo(group: Group, world: World) -> None:
+    """Undo a group, all or nothing."""
+    offset, ops = group
+    passes = _passes([group], world, False, ())
+    if passes is None or _flag(offset) in world.scalars:
+        _back_one_by_one([group], world, world.parts)
+        return
+    done: list[Pass] = []
+    rest = [part for part in world.parts if part not in world.deep]
+    try:
+        for one in reversed(passes):
+            one.run(one.block.operands, True)
+            done.append(one)
+        _back_one_by_one([group], world, rest)
+    except BaseException as error:
+        for one in reversed(done):
+            Pass(one.part, ops, True).run(one.block.operands, True)
+        if not isinstance(error, Refused):
+            raise
+        for part in world.deep:
+            part.block.operands.inspect()
+        raise LatticeOverflow(
+            f"undoing step {world.step} takes lattice {ops[0].target!r} past its end: this is not the path that was "
+            "recorded, and undoing friction amplifies the difference.",
+            "stop here, or go back from a smaller perturbation.",
+        ) from None
+
+
+def _flag(offset: int) -> str:
+    """Name of the record that a group was done op by op."""
+    return f"op by op {offset}"
+
+
+def _passes(
+    groups: Sequence[Group], world: World, forward: bool, squares: Sequence[str]
+) -> list[Pass] | None:
+    """One for each deep block; None if a formula is not understood."""
+    ops = [op for _, group in groups for op in group]
+    try:
+        return [Pass(part, ops, forward, squares) for part in world.deep]
+    except Untraceable:
+        return None
+
+
+def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
+    ops = [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
+    world.singly = parts
+    deep = [part for part in parts if part in world.deep]
+    _inspect(deep, [op for _, op in ops])
+    done: list[tuple[int, Op]] = []
+    try:
+        for position, op in ops:
+            world.position = position
+            try:
+                op.do(world)
+            except BaseException:
+                world.refine_back(op.target)
+                raise
+            done.append((position, op))
+    except BaseException:
+        for position, op in reversed(done):
+            world.position = position
+            op.undo(world)
+        raise
+    finally:
+        world.singly = world.parts
+    _show(deep, [op for _, op in ops])
+
+
+def _back_one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
+    ops = [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
+    world.singly = parts
+    deep = [part for part in parts if part in world.deep]
+    _inspect(deep, [op for _, op in ops])
+    done: list[tuple[int, Op]] = []
+    try:
+        for position, op in reversed(ops):
+            world.position = position
+            op.undo(world)
+            done.append((position, op))
+    except BaseException:
+        for position, op in reversed(done):
+            world.position = position
+            op.do(world)
+        raise
+    finally:
+        world.singly = world.parts
+    _show(deep, [op for _, op in ops])
+
+
+def _inspect(parts: Sequence[Part], ops: Sequence[Op]) -> None:
+    for part in parts if any(op.target == "q" for op in ops) else ():
+        part.block.operands.inspect()
+
+
+def _show(parts: Sequence[Part], ops: Sequence[Op]) -> None:
+    for part in parts if any(op.target == "q" for op in ops) else ():
+        part.block.operands.show(part.block)
+
+
+def lost_share(ops: Sequence[Op], world: World) -> tuple[float, str]:
+    """Share of non-zero updates that are below half the resolution, and so move nothing: the largest, and of what.
+
+    Shears with `spare` are left out: the resolution of their lattice follows from the data. Of a deep block, the first
+    row is looked at.
+    """
+    worst = 0.0, ""
+    for op in ops:
+        if isinstance(op, Shear) and not op.spare:
+            moved = lost = 0
+            for part in world.parts:
+                f = op.increment(part.sample())
+                if f is not None:
+                    units = f.abs() * 2.0 ** part.block.lattices[op.target].exponent
+                    moved += int((units > 0).sum())
+                    lost += int(((units > 0) & (units < 0.5)).sum())
+            worst = max(worst, (lost / moved if moved else 0.0, op.target))
+    return worst

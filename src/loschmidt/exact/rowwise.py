@@ -1,0 +1,109 @@
+"""Passes on tensors, a row of lanes at a time: the twin of `native`, with the same bits.
+
+Used where there is no C compiler, on other devices (there compiled by `torch.compile`), and by tests.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .tape import idles
+from .trace import Instruction
+
+
+def evaluate(
+    instructions: Sequence[Instruction],
+    lattices: dict[str, torch.Tensor],
+    gradient: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    heads: torch.Tensor | None,
+    P: torch.Tensor,
+    at: dict,
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Do a pass on one row, in place.
+
+    Args:
+        instructions: see `trace`.
+        lattices: integers by name, shape (m,).
+        gradient: shape (m,), in its own dtype.
+        weights: shape (m,): the float view of "q", compared first and written last; None where it is not shown.
+        heads: float64, shape (m,).
+        P: parameters, float64.
+        at: index in P of what exchanges and lattices need; see `native.printed`.
+
+    Returns:
+        Peaks (0-dimensional), and how many weights were edited, where they are shown.
+    """
+    v: dict[str, torch.Tensor] = {}
+    peaks: list[torch.Tensor] = []
+    edited = None
+    if weights is not None:
+        edited = (bits(shown(lattices["q"], P[at["scale", "q"]], weights.dtype)) != bits(weights)).sum()
+    for number, (op, *a) in enumerate(instructions):
+        x, y = ((P[int(k[1:])] if k.startswith("P") else v[k]) if isinstance(k, str) and k[:1] in "P%" else k for k in (*a[:2], 0, 0)[:2])
+        if op == "gradient":
+            out = gradient.to(torch.float64)
+        elif op == "value":
+            out = lattices[a[0]].to(torch.float64)
+        elif op == "mul":
+            out = x * y
+        elif op == "add":
+            out = x + y
+        elif op == "sub":
+            out = x - y
+        elif op == "div":
+            out = x / y
+        elif op == "sqrt":
+            out = x.sqrt()
+        elif op == "max0":
+            out = x.clamp_min(0.0)
+        elif op == "peak":
+            peaks.append(x.abs().amax() if x.numel() else torch.zeros((), dtype=torch.float64))
+            continue
+        elif op == "exchange":
+            exchange_(lattices[a[0]], heads, P[at["exchange", number, "n"]], P[at["exchange", number, "d"]])
+            continue
+        else:
+            end = P[at["end", a[0]]]
+            units = v[a[1]].round()
+            peaks.append(units.abs().amax())
+            # exact: what is not a number becomes the end, as in the compiled pass
+            units = torch.where(units < end, units, end)
+            units = torch.where(units > -end, units, -end).to(lattices[a[0]].dtype)
+            lattices[a[0]].add_(units, alpha=a[2])
+            continue
+        v[f"%{number}"] = out
+    if weights is not None:
+        weights.copy_(shown(lattices["q"], P[at["scale", "q"]], weights.dtype))
+    return peaks, edited
+
+
+def exchange_(x: torch.Tensor, heads: torch.Tensor, n: torch.Tensor, d: torch.Tensor) -> None:
+    """As `ops._exchange_`, with n and d as 0-dimensional tensors, so that no schedule compiles anything anew."""
+    above = (heads / n).floor()
+    u = heads - above * n
+    h = (x.to(torch.float64) / d).to(torch.int64)
+    whole = d.to(torch.int64)
+    t = u + (x - h * whole).to(torch.float64) * n
+    k = (t / d).floor()
+    x.copy_(k.to(torch.int64) + h * n.to(torch.int64))
+    heads.copy_(above * d + (t - k * d))
+
+
+def shown(q: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The float view."""
+    return (q.to(torch.float64) * scale).to(dtype)
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    """Of floats, as integers."""
+    return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+
+
+def idle_(instructions: Sequence[Instruction], heads: torch.Tensor, P: torch.Tensor, at: dict) -> None:
+    """What exchanges do to lanes that the last row does not reach: x = 0, so u comes back as the remainder."""
+    for number, (op, *a) in enumerate(instructions):
+        if op == "exchange" and heads.numel() and idles(*(a[1:] if at["forward"] else a[:0:-1])):
+            n, d = P[at["exchange", number, "n"]], P[at["exchange", number, "d"]]
+            above = (heads / n).floor()
+            heads.copy_(above * d + (heads - above * n))

@@ -97,18 +97,17 @@ class Pass:
         part: the whole of a deep block.
         ops: what is done, in program order; each has a `trace`.
         forward: which way.
-        squares: lattices whose sums of squares are wanted, where the pass changes them.
 
     Raises:
         Untraceable: a formula is not understood.
     """
 
-    def __init__(self, part: Part, ops: Sequence[Any], forward: bool, squares: Sequence[str] = ()):
+    def __init__(self, part: Part, ops: Sequence[Any], forward: bool):
         self.part, self.ops, self.forward, self.block = part, ops, forward, part.block
         self.trace = self._traced(forward)
         names = dict.fromkeys([*self.trace.changed, *self.trace.read])
         self.lattices = {name: part.block.lattices[name] for name in names}
-        self.squares = [name for name in squares if name in self.trace.changed]
+        self.squares = [name for name in self.trace.changed if self.lattices[name].asked]
 
     @property
     def reads_gradient(self) -> bool:
@@ -130,6 +129,8 @@ class Pass:
         Raises:
             Refused: something does not fit, is not a number, or was edited; everything is as it was.
         """
+        if not self.trace.instructions:
+            return 0
         before = {name: lattice.bound for name, lattice in self.lattices.items()}
         for attempt in range(3):
             for name, lattice in self.lattices.items():

@@ -37,14 +37,15 @@ class Lattice:
         bound: upper bound of |n|, kept on the host so that range checks need no pass over memory.
             Not part of the state: decisions are always taken on the true maximum.
         square: the sum of squares of the values, if it is known (deep blocks only).
+        asked: whether it was ever asked for: then passes find it on their way.
     """
 
-    __slots__ = ("bound", "exponent", "n", "square")
+    __slots__ = ("asked", "bound", "exponent", "n", "square")
 
     def __init__(self, n: torch.Tensor, exponent: int):
         if n.dtype not in _BITS:
             raise InvalidSetting(f"lattice={n.dtype} is not supported.", "use torch.int64 or torch.int32.")
-        self.n, self.exponent = n, exponent
+        self.n, self.exponent, self.asked = n, exponent, False
         self.replaced()
 
     def replaced(self) -> None:

@@ -28,16 +28,15 @@ def run(ops: Sequence[Op], world: World, offset: int = 0, drifts: int | None = N
         _one_by_one([(offset, ops)], world, world.parts)
         return
     groups = [*_groups(ops[:drifts], offset), *(() if drifts is None else _groups(ops[drifts:], offset + drifts))]
-    squares = _wanted(ops)
     done: list[Group] = []
     try:
         while groups:
             now, passes = groups[:2], None
             if _joins(now, offset + (drifts or 0), world):
-                passes = _passes(now, world, True, squares)
+                passes = _passes(now, world, True)
             if passes is None:
                 now = groups[:1]
-                passes = _passes(now, world, True, squares)
+                passes = _passes(now, world, True)
             _do(now, passes, world)
             done += now
             groups = groups[len(now) :]
@@ -59,7 +58,7 @@ def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
             undone.append(group)
     except BaseException:
         for group in reversed(undone):
-            _do([group], _passes([group], world, True, _wanted(ops)), world)
+            _do([group], _passes([group], world, True), world)
         raise
 
 
@@ -76,11 +75,6 @@ def _groups(ops: Sequence[Op], offset: int) -> list[Group]:
             groups[-1][1].append(op)
         changed |= set() if alone else {op.target}
     return groups
-
-
-def _wanted(ops: Sequence[Op]) -> list[str]:
-    """Lattices whose sums of squares the program reads."""
-    return list(dict.fromkeys(name for op in ops for name in op.needs))
 
 
 def _joins(groups: list[Group], border: int, world: World) -> bool:
@@ -128,7 +122,7 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
 def _undo(group: Group, world: World) -> None:
     """Undo a group, all or nothing."""
     offset, ops = group
-    passes = _passes([group], world, False, ())
+    passes = _passes([group], world, False)
     if passes is None or _flag(offset) in world.scalars:
         _back_one_by_one([group], world, world.parts)
         return
@@ -158,13 +152,11 @@ def _flag(offset: int) -> str:
     return f"op by op {offset}"
 
 
-def _passes(
-    groups: Sequence[Group], world: World, forward: bool, squares: Sequence[str]
-) -> list[Pass] | None:
+def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] | None:
     """One for each deep block; None if a formula is not understood."""
     ops = [op for _, group in groups for op in group]
     try:
-        return [Pass(part, ops, forward, squares) for part in world.deep]
+        return [Pass(part, ops, forward) for part in world.deep]
     except Untraceable:
         return None
 

@@ -255,7 +255,8 @@ class Rotate:
             rotate_(x, y, angle, sign)
             n[first], n[second] = x, y
             part.block.lattices[self.target].bound = math.inf
-        world.changed(self.target)
+        if chosen:
+            world.changed(self.target)
 
     def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
         """Not traced: it takes elements from anywhere."""

@@ -116,6 +116,7 @@ class Part:
         """Sum of squares of a lattice's values, 0-dimensional float64."""
         lattice, key = self.block.lattices[name], f"|{name}|^2"
         if self.whole and self.block.deep:
+            lattice.asked = True
             if lattice.square is None:
                 lattice.square = self._square_by_rows(lattice)
             return lattice.square

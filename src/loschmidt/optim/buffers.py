@@ -1,6 +1,8 @@
 """Module buffers (BatchNorm's statistics): what a forward pass changed is noticed, and can be put back."""
 
+import functools
 import secrets
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,9 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from .. import interrupt
+from ..errors import InvalidSetting
 from ..exact.digest import raw_bytes
 
 Values = dict[str, torch.Tensor | None]
@@ -60,6 +65,32 @@ class _Watched:
                 yield attribute, module._buffers.get(attribute), self.kept.get(attribute, _Kept(None))
 
 
+_watching: list["Buffers"] = []
+_ran_compiled = False
+
+
+def _look(module: nn.Module, _inputs: Any) -> None:
+    global _ran_compiled
+    if torch.compiler.is_compiling():  # all that is left of it in a compiled model is this assignment
+        _ran_compiled = True
+    elif not isinstance(module, GraphModule) or any(True for _ in module.buffers()):  # most are a compiler's
+        for buffers in _watching:
+            buffers.see(module)
+
+
+@functools.cache
+def _hook() -> RemovableHandle:
+    """The hook under `watching`. It stays: each time it came or went, compiled models would be compiled anew."""
+    # torch says that it also runs for the module that torch.compile makes, as it should.
+    warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks", UserWarning)
+    return register_module_forward_pre_hook(_look)
+
+
+def uncompiled(name: str) -> str:
+    """The name of a parameter or a module without the layer that torch.compile puts around a module."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
 class Snapshot(dict[str, tuple[torch.Tensor, torch.Tensor | None]]):
     """Present values and copies of the buffers that are there, by name.
 
@@ -86,6 +117,7 @@ class Buffers:
         self._roots: dict[str, weakref.ref[nn.Module]] = {}
         self._watched: dict[str, _Watched] = {}  # by path of the module
         self._seen: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        _hook()
         self.expected: Values = {}  # values for buffers that are not known yet
         self.found: Values = {}  # what those were when they were seen
 
@@ -119,7 +151,7 @@ class Buffers:
             if module not in self._seen:
                 self._seen.add(module)
                 kept = {attribute: _Kept.now(b) for attribute, b in module._buffers.items()}
-                self._watched[name] = _Watched(weakref.ref(module), kept)
+                self._watched[uncompiled(name)] = _Watched(weakref.ref(module), kept)
         known = {name: value for name, value in self.expected.items() if name in self}
         self.found |= {name: self.copies().get(name) for name in known}
         self.expected = {name: value for name, value in self.expected.items() if name not in known}
@@ -131,12 +163,23 @@ class Buffers:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See every module whose forward runs inside, before it runs."""
-        hook = register_module_forward_pre_hook(lambda module, _inputs: self.see(module))
+        """See every module whose forward runs inside, before it runs; of a compiled one, itself and all below it.
+
+        Raises:
+            InvalidSetting: something compiled ran, and no module was seen.
+        """
+        global _ran_compiled
+        _ran_compiled = False
+        _watching.append(self)
         try:
             yield
         finally:
-            hook.remove()
+            _watching.remove(self)
+        if _ran_compiled and not self._roots:
+            raise InvalidSetting(
+                "no module was seen: model.compile(), or a compiled function that calls it, hides it and its buffers.",
+                "run all passes inside `with lo.replay(optimizer, model):`.",
+            )
 
     def forget(self) -> None:
         """Begin anew, with other names."""

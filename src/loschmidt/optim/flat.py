@@ -143,6 +143,7 @@ def write(slots: Sequence[Slot], later: bool = False) -> None:
             continue
         block.shown.copy_(block.lattices["q"].value())
         torch._foreach_copy_([s.parameter.detach() for s in mine], _pieces(block.shown, mine))
+    torch.clear_autocast_cache()  # inside torch.autocast it holds casts of the values before
 
 
 def _pieces(flat: torch.Tensor, slots: Sequence[Slot]) -> Sequence[torch.Tensor]:

@@ -35,7 +35,8 @@ def replay(optimizer: "ReversibleOptimizer", model: nn.Module | None = None) -> 
             Modules that are never called, but read by hand, are not seen.
 
     Raises:
-        InvalidSetting: model is no module, or in the closure another one than before.
+        InvalidSetting: model is no module, or in the closure another one than before; or model is missing, and what
+            ran was compiled in place (`model.compile()`) or in a compiled function, where no module is seen.
 
     Example:
         >>> import torch, loschmidt as lo

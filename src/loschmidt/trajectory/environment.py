@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..exact import digest
+from ..optim.buffers import uncompiled
 
 
 def record(device: torch.device | str = "cpu", model: nn.Module | None = None) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def record(device: torch.device | str = "cpu", model: nn.Module | None = None) -
         "processor": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device.type),
         "threads": torch.get_num_threads(),
-        "compiled": "" if model is None else _compiled(model),
+        "compiled": "" if model is None else ", ".join(f"{k}: {v}" for k, v in compiled(model).items()),
+        "autocast": str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else "",
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "matmul precision": torch.get_float32_matmul_precision(),
         "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
@@ -34,14 +36,38 @@ def record(device: torch.device | str = "cpu", model: nn.Module | None = None) -
     }
 
 
-def _compiled(model: nn.Module) -> str:
-    """Which modules torch.compile has taken over, and how, as far as can be seen."""
-    found = []
+def compiled(model: nn.Module) -> dict[str, str]:
+    """Which modules torch.compile has taken over, and how: backend, options, and `dynamic` as it was given."""
+    found = {}
     for name, module in model.named_modules():
-        compiler = getattr(getattr(module, "dynamo_ctx", None), "compiler_config", None)
-        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            found.append(f"{name or 'the model'} {compiler or ''}".strip())
-    return ", ".join(found)
+        wrapper = getattr(module, "dynamo_ctx", None)
+        in_place = getattr(module, "_compiled_call_impl", None)
+        if wrapper is not None or in_place is not None:
+            found[uncompiled(name) or "the model"] = _how(wrapper or in_place)
+    return found
+
+
+def _how(by: Any) -> str:
+    """What can be found out about a call of torch.compile, which has no public record of it."""
+    for cell in getattr(by, "__closure__", None) or ():
+        by = cell.cell_contents if hasattr(cell.cell_contents, "callback") else by
+    backend = getattr(by, "callback", None)
+    while hasattr(backend, "_torchdynamo_orig_backend"):
+        backend = backend._torchdynamo_orig_backend
+    name = getattr(backend, "compiler_name", getattr(backend, "__name__", type(backend).__name__))
+    options = getattr(backend, "config", None) or getattr(backend, "kwargs", None) or {}
+    about = {"dynamic": getattr(backend, "dynamic", None)} | dict(sorted(options.items()))
+    return " ".join([name, *(f"{k}={v}" for k, v in about.items())])
+
+
+def depends_on_history(model: nn.Module) -> list[str]:
+    """Modules whose kernels depend on the shapes that came before.
+
+    Inductor with `dynamic=None` compiles for the first shape, and at the second for all; which kernel serves the first
+    shape then, and with what rounding, depends on what ran last.
+    """
+    found = [name for name, how in compiled(model).items() if how.startswith("inductor dynamic=None")]
+    return found if found and torch._dynamo.config.automatic_dynamic_shapes else []
 
 
 def package_version() -> str:

@@ -8,7 +8,7 @@ import torch
 from ..errors import InvalidSetting, Nondeterministic, SourceChanged
 from ..exact import digest, random
 from ..exact.digest import raw_bytes
-from . import surroundings
+from . import environment, surroundings
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -28,6 +28,9 @@ def evaluate(
     batch = traj.data(step)
     if batch is None:
         return None
+    if traj._shapes is not None:
+        _warn_of_shapes(traj, batch)
+    torch.clear_autocast_cache()  # under an autocast around it all, casts made in no_grad would have no gradient
     loss = traj.loss_fn(traj.model, batch)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
         kind = type(loss).__name__
@@ -58,6 +61,7 @@ def preflight(traj: "Trajectory") -> bool:
         Nondeterministic: naming the first tensor that differs.
         SourceChanged: the batch source gave two different batches for one step.
     """
+    traj._shapes = [] if environment.depends_on_history(traj.model) else None
     step, buffers, untracked = traj.step, traj.buffers.snapshot(), surroundings.checksums(traj)
     if digest_of(traj.data(step)) != digest_of(traj.data(step)):
         raise SourceChanged(
@@ -93,6 +97,23 @@ def preflight(traj: "Trajectory") -> bool:
                 "Python's global generators only.",
             )
     return loss is not None
+
+
+def _warn_of_shapes(traj: "Trajectory", batch: Any) -> None:
+    """Warn once if batches of several shapes go through a model whose kernels depend on their order.
+
+    `preflight` found out whether it is one; then `traj._shapes` are those of the batch before.
+    """
+    shapes = [tuple(x.shape) for x in _leaves(batch) if isinstance(x, torch.Tensor)]
+    if traj._shapes not in ([], shapes):
+        for name in environment.depends_on_history(traj.model):
+            traj.optimizer.warn_once(
+                "shapes",
+                f"{name} is compiled with dynamic=None, and batches have several shapes: which kernel serves a shape "
+                "depends on the order in which they came, so that going back may be refused. Remedy: compile with "
+                "dynamic=False, or let all batches have one shape.",
+            )
+    traj._shapes = shapes
 
 
 def digest_of(batch: Any) -> str:

@@ -123,7 +123,7 @@ def refuse_edits(traj: "Trajectory") -> None:
                 f"{name}, which no param group holds, was edited since the last step.",
                 "edit inside `with trajectory.edit():`.",
             )
-    for name, module in traj.model.named_modules():
+    for name, module in surroundings.modules(traj.model).items():
         if module.training != traj.modes.get(name, module.training):
             mode = "train" if module.training else "eval"
             raise EditedOutside(

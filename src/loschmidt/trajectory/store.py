@@ -91,7 +91,7 @@ def describe(traj: "Trajectory") -> dict[str, Any]:
         "commit_every": traj.commit_every,
         "commit_seconds": traj.commit_seconds,
         "modes": traj.modes,
-        "frozen": [name for name, p in traj.model.named_parameters() if not p.requires_grad],
+        "frozen": [name for name, p in surroundings.parameters(traj.model).items() if not p.requires_grad],
         "functions": _functions(traj.lr, traj.after_backward),
         "fingerprint": traj.fingerprint,
         "environment": traj.environment,
@@ -109,8 +109,9 @@ def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
 
 def _layout(model: nn.Module) -> dict[str, str]:
     """What a run fits: its modules, and dtype and shape of each parameter. Buffers may appear and grow on the way."""
-    modules = {f"module {name or '(the model)'}": type(m).__name__ for name, m in model.named_modules()}
-    return modules | {f"parameter {name}": f"{p.dtype} {tuple(p.shape)}" for name, p in model.named_parameters()}
+    modules, parameters = surroundings.modules(model), surroundings.parameters(model)
+    kinds = {f"module {name or '(the model)'}": type(m).__name__ for name, m in modules.items()}
+    return kinds | {f"parameter {name}": f"{p.dtype} {tuple(p.shape)}" for name, p in parameters.items()}
 
 
 def _functions(lr: Any, after_backward: Any) -> dict[str, bool]:
@@ -180,11 +181,11 @@ def _rebuild(
                 f"this run has {'a' if had else 'no'} function {name}, and functions are not in its file.",
                 f"pass {name}= as at the start of the run." if had else f"leave {name}= out.",
             )
-    for name, p in model.named_parameters():
+    for name, p in surroundings.parameters(model).items():
         p.requires_grad_(name not in about["frozen"])
     opt = _optimizer(about, model)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in surroundings.parameters(model).items():
             if f"untracked.{name}" in tensors:
                 p.copy_(tensors[f"untracked.{name}"])
     state = {i: {k: tensors[f"state.{i}.{k}"] for k in s.block.lattices} for i, s in enumerate(opt._slots)}
@@ -199,7 +200,7 @@ def _rebuild(
     traj.buffers.put(dict.fromkeys(traj.buffers.copies()) | saved)  # None: not there when it was saved
     traj.first, traj.base_lr = about["first"], about["base_lr"]
     traj.commit_every, traj.commit_seconds = about["commit_every"], about["commit_seconds"]
-    for name, module in model.named_modules():
+    for name, module in surroundings.modules(model).items():
         module.training = about["modes"].get(name, module.training)
     traj._adopt_surroundings()
     traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
@@ -263,7 +264,7 @@ def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
     kind, known = about["optimizer"], ReversibleOptimizer.registry
     if kind not in known:
         raise InvalidSetting(f"the run was made with optimizer {kind}.", "import the module that defines it first.")
-    parameters, meta = dict(model.named_parameters()), json.loads(about["meta"])
+    parameters, meta = surroundings.parameters(model), json.loads(about["meta"])
     lattice = {"int64": torch.int64, "int32": torch.int32}[meta["lattice"]]
     named = any("param_names" in g for g in about["groups"])
     groups = [{"params": [(n, parameters[n]) if named else parameters[n] for n in g["names"]]} for g in about["groups"]]

@@ -8,15 +8,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..exact.digest import checksum
+from ..optim.buffers import uncompiled
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's parameters by name; the same names whether it is compiled or not."""
+    return {uncompiled(name): p for name, p in model.named_parameters()}
+
+
+def modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The model and its modules by name; of what torch.compile put around a module, the module itself."""
+    return {uncompiled(name): module for name, module in model.named_modules()}
+
+
 def untracked(traj: "Trajectory") -> dict[str, nn.Parameter]:
     """The model's parameters that no param group holds, by name."""
     held = {id(s.parameter) for s in traj.optimizer._slots}
-    return {name: p for name, p in traj.model.named_parameters() if id(p) not in held}
+    return {name: p for name, p in parameters(traj.model).items() if id(p) not in held}
 
 
 def checksums(traj: "Trajectory") -> dict[str, int]:

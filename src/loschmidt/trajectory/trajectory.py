@@ -101,7 +101,7 @@ class Trajectory:
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
-        self._checked = False
+        self._checked, self._shapes = False, None
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
         if tape is not None:
@@ -341,11 +341,11 @@ class Trajectory:
 
     def name_parameters(self) -> None:
         """Use the model's names for parameters in messages, digests and files."""
-        self.optimizer.name_parameters({id(p): name for name, p in self.model.named_parameters()})
+        self.optimizer.name_parameters({id(p): name for name, p in surroundings.parameters(self.model).items()})
 
     def _adopt_surroundings(self) -> None:
         self.buffers.changed(full=True)
-        self.modes = {name: m.training for name, m in self.model.named_modules()}
+        self.modes = {name: m.training for name, m in surroundings.modules(self.model).items()}
         self.untracked_bits = surroundings.checksums(self)
 
     def _base_lr(self, group: dict[str, Any]) -> float:

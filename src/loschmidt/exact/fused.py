@@ -21,7 +21,7 @@ from .tape import pads
 from .trace import Trace, TracedPart, Untraceable
 from .world import CHUNK, Block, Part
 
-TILE = 4096
+TILE = 8192
 _INT32_END = 2.0**29
 
 

@@ -8,7 +8,7 @@ slower). What makes it exact:
     near    |x| < 2**51: x + (2**52 + 2**51), read as a float64, is that float64 plus x
     split   any int64: x = H 2**s + W with 0 <= W < 2**s, H and W exact in float64
     floor   floor(z / d) = floor((z + 1/2) (1/d)) for whole |z| < 2**51: (z + 1/2)/d is 1/(2d) away from whole numbers
-    clamp   updates beyond the range are cut to it, so that undoing is exact even where a step is refused
+    zero    updates beyond the range are left out, so that undoing is exact where the step is then refused
 
 Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
 """
@@ -28,7 +28,7 @@ import torch
 from .digest import digest
 from .trace import Instruction
 
-FLAGS = ["-O3", "-march=native", "-std=gnu11", "-fwrapv", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared"]
+FLAGS = "-O3 -march=native -std=gnu11 -fwrapv -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off -fPIC -shared".split()
 NEAR = 2.0**49  # near lattices start a pass within this, and an update is cut to it
 FAR = 2.0**61
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
@@ -67,9 +67,23 @@ static inline bf16 store_bf16(double x) { u32 b = bits_float((float)x); return (
 static inline u32 word_float(float x) { return bits_float(x); }
 static inline u64 word_double(double x) { return bits_of(x); }
 static inline u32 word_bf16(bf16 x) { return x; }
-static inline i64 sum_float(float x, i32 w) { return (i64)(i32)bits_float(x) * w; }
-static inline i64 sum_bf16(bf16 x, i32 w) { return (i64)(i32)((u32)x << 16) * w; }
-static inline i64 sum_double(double x, i32 w) { u64 b = bits_of(x); return (i64)(i32)b * w + (i64)(i32)(b >> 32) * (w ^ 0x55555554); }
+/* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
+#define WEIGHT (i64)(i32)((index + (u32)i) * 2654435762u + 1u)
+static i64 sum_float(const float *g, i32 m, u32 index, u64 *largest) {
+  i64 s = 0; i32 most = 0; const i32 *b = (const i32 *)g;
+  for (i32 i = 0; i < m; i++) { i32 a = b[i] & 0x7fffffff; most = a > most ? a : most; }
+  for (i32 i = 0; i < m; i++) s += (i64)b[i] * WEIGHT;
+  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
+static i64 sum_bf16(const bf16 *g, i32 m, u32 index, u64 *largest) {
+  i64 s = 0; i32 most = 0;
+  for (i32 i = 0; i < m; i++) { i32 a = g[i] & 0x7fff; most = a > most ? a : most; }
+  for (i32 i = 0; i < m; i++) s += (i64)(i32)((u32)g[i] << 16) * WEIGHT;
+  u64 l = bits_of(float_bits((u32)most << 16)); if (l > *largest) *largest = l; return s; }
+static i64 sum_double(const double *g, i32 m, u32 index, u64 *largest) {
+  i64 s = 0; i64 most = 0; const i64 *b = (const i64 *)g;
+  for (i32 i = 0; i < m; i++) { i64 a = b[i] & 0x7fffffffffffffff; most = a > most ? a : most; }
+  for (i32 i = 0; i < m; i++) { i64 w = WEIGHT; s += (i64)(i32)b[i] * w + (b[i] >> 32) * (w ^ 0x55555554); }
+  if ((u64)most > *largest) *largest = most; return s; }
 typedef struct {
   i64 first, last, lanes, size, pieces, threads;
   const i64 *starts; void *const *gradients; void *const *weights;
@@ -231,23 +245,25 @@ def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, con
     given += [f"({view} *)a->weights[j] + in" if layout.shown else "0", "a->heads + lane"]
     given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
     word = "u64" if layout.view is torch.float64 else "u32"
-    accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0; i64 check = 0;"
+    accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0;"
     merged = "".join(f"if (p{k} > (i64)found[{k}]) found[{k}] = p{k}; " for k in range(peaks))
+    looked = next((str(i[2]) for i in instructions if i[0] == "peak"), None)
+    summed = f"found[{peaks + 1}] += sum_{view}(g, m, index, {f'found + {looked}' if looked else '&unused'});"
+    summed = f"u64 unused = 0; (void)unused; {summed}" if gradient and body.forward else ""
     total = "\n".join(
         f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + tile / CHUNK);"
         for i in range(len(layout.squares))
     )
+    loop = f"IVDEP\n  for (i64 i = 0; i < m; i++) {{\n{body.text()}\n  }}" if body.touched or layout.squares else ""
     return f"""{_PRELUDE}
 #define TILE {layout.tile}
 #define CHUNK {layout.chunk}
 static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
   {accumulators}
 {body.constants()}
-  IVDEP
-  for (i64 i = 0; i < m; i++) {{
-{body.text()}
-  }}
-  {merged}found[{peaks}] |= edited; found[{peaks + 1}] += check;
+  {loop}
+  {merged}found[{peaks}] |= edited;
+  {summed}
 }}
 static void fold(double *s, i64 m, double *out) {{
   for (i64 c = 0; c < m; c += CHUNK) {{
@@ -348,8 +364,7 @@ class _Body:
         if op == "gradient":
             view = _C[self.layout.view]
             self.lines.append(f"    double v{number} = load_{view}(g[i]);")
-            if self.forward:
-                self.lines.append(f"    check += sum_{view}(g[i], (i32)((index + (u32)i) * 2654435762u + 1u));")
+            self.gradient = number
         elif op == "value":
             self.lines.append(f"    double v{number} = {self._value(a[0])};")
         elif op in ("mul", "add", "sub", "div"):
@@ -359,9 +374,8 @@ class _Body:
             self.lines.append(f"    double v{number} = sqrt({self._name(a[0])});")
         elif op == "max0":
             self.lines.append(f"    double v{number} = {self._name(a[0])} < 0.0 ? 0.0 : {self._name(a[0])};")
-        elif op == "peak":
-            size = self._let(f"(i64)bits_of(fabs({self._name(a[0])}))", "i64")
-            self.lines.append(f"    p{a[1]} = {size} > p{a[1]} ? {size} : p{a[1]};")
+        elif op == "peak":  # of the gradient, on the way through its words
+            self.lines.append("")
         elif op == "exchange":
             self._exchange(number, a[0])
         else:
@@ -400,9 +414,7 @@ class _Body:
         u = self._let(f"nearbyint({self._name(units)})")
         size = self._let(f"(i64)bits_of(fabs({u}))", "i64")
         self.lines.append(f"    p{peak} = {size} > p{peak} ? {size} : p{peak};")
-        end = self._p("end", name)
-        u = self._let(f"{u} < {end} ? {u} : {end}")
-        u = self._let(f"{u} > -{end} ? {u} : -{end}")
+        u = self._let(f"{size} < E{self.layout.lattices.index(name)} ? {u} : 0.0")
         if len(x) == 1:
             self.now[name] = (self._let(f"{x[0]} {plus} {u}"),)
         else:
@@ -433,6 +445,7 @@ class _Body:
         """Parameters that the loop reads, and what far lattices are split at."""
         lines = [f"  const double P{k} = P[{k}];" for k in sorted(self.used)]
         for i, name in enumerate(self.layout.lattices):
+            lines.append(f"  const i64 E{i} = (i64)bits_of(P[{self.at['end', name]}]);")
             if name in self.layout.far:
                 lines.append(f"  const int S{i} = (int)P[{self.at['shift', name]}]; const u64 M{i} = (1ULL << S{i}) - 1;")
         return "\n".join(lines)

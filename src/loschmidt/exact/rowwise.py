@@ -67,9 +67,8 @@ def evaluate(
             end = P[at["end", a[0]]]
             units = v[a[1]].round()
             peaks.append(units.abs().amax())
-            # exact: what is not a number becomes the end, as in the compiled pass
-            units = torch.where(units < end, units, end)
-            units = torch.where(units > -end, units, -end).to(lattices[a[0]].dtype)
+            # exact: what is beyond the range, or not a number, is left out, as in the compiled pass
+            units = torch.where(units.abs() < end, units, 0.0).to(lattices[a[0]].dtype)
             lattices[a[0]].add_(units, alpha=a[2])
             continue
         v[f"%{number}"] = out

@@ -209,8 +209,8 @@ class World:
         return self.total([p.square(name) for p in self.parts])
 
     def changed(self, name: str) -> None:
-        """Note that a lattice has new values."""
-        for part in self.parts:
+        """Note that a lattice has new values, in the parts that ops work on."""
+        for part in self.singly:
             part.forget(name)
 
     def make_room(

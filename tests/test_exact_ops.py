@@ -128,7 +128,7 @@ def test_contractions_and_their_inverse(case):
     for n, d in pairs:
         contract_(y, start, lanes, n, d)
         assert torch.equal(lanes.heads, lanes.heads.floor())
-        assert 2**32 <= lanes.heads.min() <= lanes.heads.max() < 2**52
+        assert 2**lanes.bottom <= lanes.heads.min() <= lanes.heads.max() < 2**lanes.top
         bounds = lanes.low / 2**40, lanes.high / 2**40
         assert bounds[0] <= math.log2(lanes.heads.min()) <= math.log2(lanes.heads.max()) <= bounds[1]
     for n, d in reversed(pairs):

@@ -69,7 +69,7 @@ def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
 
 
 def chunk_sums(x: torch.Tensor, chunk: int) -> torch.Tensor:
-    """Sums of chunks of a flat float64 tensor, each by folding halves onto each other: an order that nothing changes."""
+    """Sums of chunks of a flat float64 tensor, each by folding halves onto each other: always in the same order."""
     groups = -(-x.numel() // chunk)
     if x.numel() % chunk:
         x = torch.nn.functional.pad(x, (0, groups * chunk - x.numel()))

@@ -4,7 +4,7 @@ A block is deep if it has more elements than lanes. Its ops are done row by row,
 next row, which is one walk over memory. Blocks of one row, parts of a block, and whatever `trace` does not
 understand are done op by op.
 
-Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam 60, AdamW with decay 76, its two moments being read twice.
+Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam 60, AdamW with decay 76, as its moments are read twice.
 """
 
 import itertools
@@ -15,18 +15,27 @@ from typing import Any
 import torch
 
 from . import native, rowwise
+from .csource import Layout
 from .digest import chunk_sums, folded, words_sum
 from .lattice import peak
-from .tape import pads
+from .tape import in_one_go, pads
 from .trace import Trace, TracedPart, Untraceable
 from .world import CHUNK, Block, Part
 
 TILE = 8192
-_INT32_END = 2.0**29
+"""Lanes that a thread takes at a time."""
 
 
 class Refused(Exception):
-    """A pass that may not be done; it was undone."""
+    """A pass that may not be done; it was undone.
+
+    Args:
+        edited: because weights were not the view of their lattice.
+    """
+
+    def __init__(self, edited: bool = False):
+        super().__init__(edited)
+        self.edited = edited
 
 
 class Operands:
@@ -118,9 +127,10 @@ class Pass:
         trace = Trace()
         for op in self.ops if forward else reversed(self.ops):
             op.trace(TracedPart(self.part, trace), trace, forward)
-        pairs = [i[2:] if forward else i[:1:-1] for i in trace.instructions if i[0] == "exchange"]
-        if not all(pads(n, d) for n, d in pairs):
-            raise Untraceable("a contraction that makes things larger")
+        pairs = [i[2:] for i in trace.instructions if i[0] == "exchange"]
+        pairs = pairs if forward else [(d, n) for n, d in reversed(pairs)]
+        if not (in_one_go(pairs) and all(pads(n, d) for n, d in pairs)):
+            raise Untraceable("contractions by too much")
         return trace
 
     def run(self, operands: Operands, shown: bool) -> int:
@@ -138,14 +148,19 @@ class Pass:
                 if attempt or math.isinf(lattice.bound):
                     lattice.bound = before[name] = peak(lattice.n)
             far = {name for name in self.lattices if attempt == 2 or not self._near(name)}
+            self.ends = {name: self._end(name, name not in far) for name in self.lattices}
+            if min(self.ends.values(), default=1.0) <= 0:
+                continue
             walk = self._walk(self.trace, operands, shown, far, self.forward)
             if not walk.edited and self._fits(walk.peaks):
                 break
             self._walk(self._traced(not self.forward), operands, shown, far, not self.forward)
             for name, lattice in self.lattices.items():
                 lattice.bound = before[name]
-            if walk.edited or attempt == 2 or not all(map(math.isfinite, walk.peaks)):
-                raise Refused
+            if walk.edited or not all(map(math.isfinite, walk.peaks)):
+                raise Refused(walk.edited)
+        else:
+            raise Refused
         for name in self.trace.changed:
             self.part.forget(name)
         if shown and "q" in self.trace.changed:
@@ -160,6 +175,15 @@ class Pass:
             return True
         steps = [abs(i[2] - i[3]) for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
         return lattice.bound <= native.NEAR and max(steps, default=0) <= 1
+
+    def _end(self, name: str, near: bool) -> float:
+        """From where on an update is left out."""
+        lattice = self.lattices[name]
+        if near and lattice.n.dtype is torch.int64:
+            return native.NEAR
+        exchanges = [i[2:] for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
+        growth = math.prod(max(1.0, n / d) for n, d in exchanges)
+        return native.RANGE[lattice.n.dtype] / growth - lattice.bound - 4
 
     def _fits(self, found: list[float]) -> bool:
         """Whether everything stayed within the lattices; follows their bounds."""
@@ -176,14 +200,17 @@ class Pass:
                 lattice = self.lattices[a[0]]
                 if lattice.bound > lattice.limit * (1.0 if self.forward else 2.0):
                     return False
-        return True
+        return not self.forward or all(self._returns(name, found) for name in self.trace.changed)
+
+    def _returns(self, name: str, found: list[float]) -> bool:
+        """Whether the way back, which knows only magnitudes, will find that everything fits."""
+        lattice, mine = self.lattices[name], [i for i in self.trace.instructions if i[1:2] == (name,)]
+        there_and_back = lattice.bound + 2 * sum(found[i[4]] for i in mine if i[0] == "shear") + 8
+        growth = math.prod(max(1.0, i[3] / i[2]) for i in mine if i[0] == "exchange")
+        return there_and_back * growth < native.RANGE[lattice.n.dtype]
 
     def _walk(self, trace: Trace, operands: Operands, shown: bool, far: set[str], forward: bool) -> "Walk":
         """There or back through the rows; words of the tape are moved between rows when they are due."""
-        integers = {name: lattice.n.dtype is torch.int32 for name, lattice in self.lattices.items()}
-        self.ends = {
-            name: _INT32_END if integers[name] else native.FAR if name in far else native.NEAR for name in self.lattices
-        }
         walk = Walk(self, trace, operands, shown, far, forward)
         lanes, pairs = self.block.lanes, [i[2:] for i in trace.instructions if i[0] == "exchange"]
         first, last = 0, lanes.depth
@@ -255,17 +282,17 @@ class Walk:
         return at
 
     def _native(self) -> Any:
-        if self.block.device.type != "cpu" or not self.splittable or not native.enabled():
+        if native.mode(self.block.device) != "native" or not self.splittable:
             return None
-        layout = native.Layout(
-            self.lattices,
-            next(iter(self.lattices.values())).n.dtype if self.lattices else torch.int64,
-            self.far,
-            self.block.dtype,
-            self.shown,
-            self.squares,
-            TILE,
-            CHUNK,
+        layout = Layout(
+            lattices=tuple(self.lattices),
+            dtype=next(iter(self.block.lattices.values())).n.dtype,
+            far=frozenset(self.far),
+            view=self.block.dtype,
+            shown=self.shown,
+            squares=tuple(self.squares),
+            tile=TILE,
+            chunk=CHUNK,
         )
         return native.function(self.trace.instructions, self.trace.peaks, layout, self.at)
 
@@ -299,17 +326,19 @@ class Walk:
         block, operands = self.block, self.operands
         lanes, reads = block.lanes.heads.numel(), any(i[0] == "gradient" for i in self.trace.instructions)
         P = self.P.to(block.device)
+        evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
+        steps = [i[:2] if i[0] == "exchange" else i for i in self.trace.instructions]  # n and d are parameters
         for row in range(first, last) if self.forward else reversed(range(first, last)):
             start, stop = row * lanes, min((row + 1) * lanes, block.size)
             g = operands.span(operands.gradients, start, stop)[0] if reads else None
             w, put = operands.span(operands.weights, start, stop) if self.shown else (None, lambda: None)
             n = {name: lattice.n[start:stop] for name, lattice in self.lattices.items()}
             heads = block.lanes.heads[: stop - start]
-            peaks, edited = rowwise.evaluate(self.trace.instructions, n, g, w, heads, P, self.at)
+            peaks, edited = evaluate(steps, n, g, w, heads, P, self.at)
             put()
             rowwise.idle_(self.trace.instructions, block.lanes.heads[stop - start :], P, self.at)
             self.peaks = [max(a, float(b)) if b == b else float(b) for a, b in zip(self.peaks, peaks, strict=True)]
-            self.edited |= edited is not None and bool(edited)
+            self.edited |= edited is not None and bool(edited.any())
             if reads and self.forward:
                 self.check += words_sum(g, start)
             groups = -(-lanes // CHUNK)

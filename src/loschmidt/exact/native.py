@@ -1,14 +1,8 @@
 """Passes compiled to machine code: one walk over memory for all that a step does to an element.
 
-The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in the first cache and no
-thread waits for another. Arithmetic is float64 on whole numbers, because neither int64 division nor its conversion
-to float64 is a vector instruction on most processors (`torch.compile` emits scalar code for them, 5 to 10 times
-slower). What makes it exact:
-
-    near    |x| < 2**51: x + (2**52 + 2**51), read as a float64, is that float64 plus x
-    split   any int64: x = H 2**s + W with 0 <= W < 2**s, H and W exact in float64
-    floor   floor(z / d) = floor((z + 1/2) (1/d)) for whole |z| < 2**51: (z + 1/2)/d is 1/(2d) away from whole numbers
-    zero    updates beyond the range are left out, so that undoing is exact where the step is then refused
+The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in its cache and no thread
+waits for another. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but on a processor
+without AVX-512 it converts between int64 and float64 one number at a time: 5 to 10 times slower.)
 
 Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
 """
@@ -25,71 +19,18 @@ from typing import Any
 
 import torch
 
+from ..errors import InvalidSetting
+from .csource import Layout, printed
 from .digest import digest
 from .trace import Instruction
 
-FLAGS = "-O3 -march=native -std=gnu11 -fwrapv -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off -fPIC -shared".split()
-NEAR = 2.0**49  # near lattices start a pass within this, and an update is cut to it
-FAR = 2.0**61
-_C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
-_INT = {torch.int64: "i64", torch.int32: "i32"}
-
-_PRELUDE = r"""
-#include <stdint.h>
-#include <string.h>
-#include <math.h>
-typedef int32_t i32; typedef int64_t i64; typedef uint32_t u32; typedef uint64_t u64; typedef uint16_t bf16;
-#ifdef __clang__
-#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define IVDEP _Pragma("GCC ivdep")
-#endif
-#define MAGIC 6755399441055744.0
-#define MAGIC_BITS 0x4338000000000000ULL
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define MAD(a, b, c) __builtin_fma(a, b, c)  /* of whole numbers below 2**53: exact either way */
-#else
-#define MAD(a, b, c) ((a) * (b) + (c))
-#endif
-static inline double as_double(u64 x) { double d; memcpy(&d, &x, 8); return d; }
-static inline u64 bits_of(double d) { u64 x; memcpy(&x, &d, 8); return x; }
-static inline double near_double(i64 x) { return as_double((u64)x + MAGIC_BITS) - MAGIC; }
-static inline i64 near_int(double d) { return (i64)(bits_of(d + MAGIC) - MAGIC_BITS); }
-static inline double small_double(u64 x) { return as_double(x | 0x4330000000000000ULL) - 0x1p52; }
-static inline u32 bits_float(float x) { u32 b; memcpy(&b, &x, 4); return b; }
-static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
-static inline double load_float(float x) { return x; }
-static inline double load_double(double x) { return x; }
-static inline double load_bf16(bf16 x) { return float_bits((u32)x << 16); }
-static inline float store_float(double x) { return (float)x; }
-static inline double store_double(double x) { return x; }
-static inline bf16 store_bf16(double x) { u32 b = bits_float((float)x); return (b + 0x7fff + ((b >> 16) & 1)) >> 16; }
-static inline u32 word_float(float x) { return bits_float(x); }
-static inline u64 word_double(double x) { return bits_of(x); }
-static inline u32 word_bf16(bf16 x) { return x; }
-/* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
-#define WEIGHT (i64)(i32)((index + (u32)i) * 2654435762u + 1u)
-static i64 sum_float(const float *g, i32 m, u32 index, u64 *largest) {
-  i64 s = 0; i32 most = 0; const i32 *b = (const i32 *)g;
-  for (i32 i = 0; i < m; i++) { i32 a = b[i] & 0x7fffffff; most = a > most ? a : most; }
-  for (i32 i = 0; i < m; i++) s += (i64)b[i] * WEIGHT;
-  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
-static i64 sum_bf16(const bf16 *g, i32 m, u32 index, u64 *largest) {
-  i64 s = 0; i32 most = 0;
-  for (i32 i = 0; i < m; i++) { i32 a = g[i] & 0x7fff; most = a > most ? a : most; }
-  for (i32 i = 0; i < m; i++) s += (i64)(i32)((u32)g[i] << 16) * WEIGHT;
-  u64 l = bits_of(float_bits((u32)most << 16)); if (l > *largest) *largest = l; return s; }
-static i64 sum_double(const double *g, i32 m, u32 index, u64 *largest) {
-  i64 s = 0; i64 most = 0; const i64 *b = (const i64 *)g;
-  for (i32 i = 0; i < m; i++) { i64 a = b[i] & 0x7fffffffffffffff; most = a > most ? a : most; }
-  for (i32 i = 0; i < m; i++) { i64 w = WEIGHT; s += (i64)(i32)b[i] * w + (b[i] >> 32) * (w ^ 0x55555554); }
-  if ((u64)most > *largest) *largest = most; return s; }
-typedef struct {
-  i64 first, last, lanes, size, pieces, threads;
-  const i64 *starts; void *const *gradients; void *const *weights;
-  void *lattices[4]; double *heads; const double *P; u64 *found; double *squares;
-} Args;
-"""
+FLAGS = (
+    *("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared"),
+    *("-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"),  # what exactness asks for
+    *("-fno-math-errno", "-fno-trapping-math"),  # what vector instructions ask for
+)
+NEAR = 2.0**48  # near lattices start a pass within this, and so are their updates
+RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not be left, even on the way
 
 
 @functools.cache
@@ -106,7 +47,7 @@ def compiler() -> tuple[str, ...] | None:
 def _compiles(command: Sequence[str]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "t.c")
-        source.write_text("int f(int n) { int s = 0;\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) s = i; return s; }")
+        source.write_text("void f(int *x, int n) {\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) x[i] = i; }")
         return _run([*command, str(source), "-o", str(Path(folder, "t.so"))]) is None
 
 
@@ -142,18 +83,25 @@ class _Args(ctypes.Structure):
     )
 
 
-def enabled() -> bool:
-    """Whether passes are compiled here: there is a compiler, and LOSCHMIDT_KERNELS is not "eager"."""
-    return os.environ.get("LOSCHMIDT_KERNELS", "native") != "eager" and compiler() is not None
+def mode(device: torch.device) -> str:
+    """How passes are run on a device: "native", "eager" or "compile".
+
+    The environment variable LOSCHMIDT_KERNELS chooses; by default the CPU's are native, if there is a C compiler, and
+    other devices' eager. "compile" hands them to `torch.compile`.
+    """
+    chosen = os.environ.get("LOSCHMIDT_KERNELS", "native" if device.type == "cpu" else "eager")
+    if chosen not in ("native", "eager", "compile"):
+        raise InvalidSetting(f"LOSCHMIDT_KERNELS={chosen!r} is unknown.", "use native, eager or compile.")
+    return "eager" if chosen == "native" and (device.type != "cpu" or compiler() is None) else chosen
 
 
 _functions: dict[tuple, Any] = {}
 
 
-def function(instructions: Sequence[Instruction], peaks: int, layout: "Layout", at: dict) -> Any:
+def function(instructions: Sequence[Instruction], peaks: int, layout: Layout, at: dict) -> Any:
     """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here."""
     shape = tuple(i[:2] if i[0] == "exchange" else i for i in instructions)  # n and d are parameters
-    key = (shape, layout.key(), at["forward"], tuple(at.items()))
+    key = (shape, layout, at["forward"], tuple(at.items()))
     if key not in _functions:
         _functions[key] = build(printed(instructions, peaks, layout, at))
     return _functions[key]
@@ -194,265 +142,3 @@ def call(function, numbers: dict[str, int], pointers: dict[str, int], lattices: 
     """Run a pass; the GIL is released meanwhile."""
     args = _Args(**numbers, **pointers, lattices=(ctypes.c_void_p * 4)(*lattices))
     function(ctypes.byref(args))
-
-
-# -- printing --------------------------------------------------------------------------------------------
-
-
-class Layout:
-    """How a pass's operands lie in memory, which decides its code.
-
-    Args:
-        lattices: names, in the order of `Args.lattices`.
-        dtype: of the lattices.
-        far: names of those that may leave the near range.
-        view: dtype of parameters and gradients.
-        shown: whether the pass writes the float view of "q".
-        squares: names whose sums of squares are wanted.
-        tile, chunk: lanes taken at a time by a thread, and elements summed at a time.
-    """
-
-    def __init__(self, lattices, dtype, far, view, shown, squares, tile, chunk):
-        self.lattices, self.dtype, self.far, self.view = tuple(lattices), dtype, frozenset(far), view
-        self.shown, self.squares, self.tile, self.chunk = shown, tuple(squares), tile, chunk
-
-    def key(self) -> tuple:
-        """Tells layouts apart."""
-        return tuple(vars(self).values())
-
-
-def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, constants: dict) -> str:
-    """C source of a pass.
-
-    Args:
-        instructions: see `trace`.
-        peaks: how many.
-        layout: see there.
-        constants: index in P of what exchanges and lattices need: ("exchange", number, "n" | "d" | "a" | "rn" |
-            "rd"), ("split", lattice) for 2**s and its inverse beside it, ("scale", lattice) for 2**-e.
-    """
-    body = _Body(layout, constants)
-    for number, instruction in enumerate(instructions):
-        body.add(number, instruction)
-    body.finish()
-    view, integer = _C[layout.view], _INT[layout.dtype]
-    gradient = any(i[0] == "gradient" for i in instructions)
-    declared = [f"{integer} *restrict x{i}" for i in range(len(layout.lattices))]
-    declared += [f"const {view} *restrict g", f"{view} *restrict w", "double *restrict h"]
-    declared += [f"double *restrict s{i}" for i in range(len(layout.squares))]
-    given = [f"({integer} *)a->lattices[{i}] + at" for i in range(len(layout.lattices))]
-    given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
-    given += [f"({view} *)a->weights[j] + in" if layout.shown else "0", "a->heads + lane"]
-    given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
-    word = "u64" if layout.view is torch.float64 else "u32"
-    accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0;"
-    merged = "".join(f"if (p{k} > (i64)found[{k}]) found[{k}] = p{k}; " for k in range(peaks))
-    looked = next((str(i[2]) for i in instructions if i[0] == "peak"), None)
-    summed = f"found[{peaks + 1}] += sum_{view}(g, m, index, {f'found + {looked}' if looked else '&unused'});"
-    summed = f"u64 unused = 0; (void)unused; {summed}" if gradient and body.forward else ""
-    total = "\n".join(
-        f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + tile / CHUNK);"
-        for i in range(len(layout.squares))
-    )
-    loop = f"IVDEP\n  for (i64 i = 0; i < m; i++) {{\n{body.text()}\n  }}" if body.touched or layout.squares else ""
-    return f"""{_PRELUDE}
-#define TILE {layout.tile}
-#define CHUNK {layout.chunk}
-static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
-  {accumulators}
-{body.constants()}
-  {loop}
-  {merged}found[{peaks}] |= edited;
-  {summed}
-}}
-static void fold(double *s, i64 m, double *out) {{
-  for (i64 c = 0; c < m; c += CHUNK) {{
-    for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
-    for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
-    out[c / CHUNK] = s[c];
-  }}
-}}
-void run(const Args *a) {{
-  i64 L = a->lanes, rows = (a->size + L - 1) / L, groups = (L + CHUNK - 1) / CHUNK;
-  u64 total[{peaks + 2}]; memset(total, 0, sizeof total);
-#pragma omp parallel for num_threads((int)a->threads) schedule(static)
-  for (i64 tile = 0; tile < L; tile += TILE) {{
-    u64 found[{peaks + 2}]; memset(found, 0, sizeof found);
-    double sums[{max(1, len(layout.squares))}][TILE];
-    i64 step = {1 if body.forward else -1};
-    for (i64 k = a->first; k < a->last; k++) {{
-      i64 r = step > 0 ? k : a->last - 1 - (k - a->first), base = r * L;
-      i64 m = L - tile < TILE ? L - tile : TILE; i64 end = base + tile + m; if (end > a->size) end = a->size;
-      i64 at = base + tile, lo = 0, hi = a->pieces;
-      while (hi - lo > 1) {{ i64 mid = (lo + hi) / 2; if (a->starts[mid] <= at) lo = mid; else hi = mid; }}
-      for (i64 j = lo; at < end; j++) {{
-        i64 stop = a->starts[j + 1] < end ? a->starts[j + 1] : end, in = at - a->starts[j], lane = at - base;
-        (void)in;
-        if (stop > at) span(stop - at, {", ".join(given)}, a->P, (u32)at, found);
-        if (stop > at) at = stop;
-      }}
-      i64 done = end > base + tile ? end - base - tile : 0;
-      for (i64 lane = tile + done; lane < tile + m; lane++) {{
-        double h = a->heads[lane]; const double *P = a->P; (void)P;
-{body.idle()}
-        a->heads[lane] = h;
-      }}
-      m = done; (void)rows; (void)groups; (void)sums;
-{total}
-    }}
-#pragma omp critical
-    {{ {"".join(f"if ((i64)found[{k}] > (i64)total[{k}]) total[{k}] = found[{k}]; " for k in range(peaks))}
-      total[{peaks}] |= found[{peaks}]; total[{peaks + 1}] += found[{peaks + 1}]; }}
-  }}
-  memcpy(a->found, total, sizeof total);
-}}
-"""
-
-
-class _Body:
-    """Lines of the innermost loop."""
-
-    def __init__(self, layout: Layout, constants: dict):
-        self.layout, self.at, self.lines, self.idles = layout, constants, [], []
-        self.now: dict[str, tuple[str, ...]] = {}  # a lattice's present variables: (x,) or (H, W)
-        self.head, self.fresh, self.used, self.touched = "h[i]", 0, set(), []
-        self.forward = constants["forward"]
-        self.heads = False
-
-    def _let(self, text: str, kind: str = "double") -> str:
-        self.fresh += 1
-        self.lines.append(f"    {kind} t{self.fresh} = {text};")
-        return f"t{self.fresh}"
-
-    def _p(self, *key) -> str:
-        k = self.at[key]
-        self.used.add(k)
-        return f"P{k}"
-
-    def _name(self, operand: str) -> str:
-        if operand.startswith("P"):
-            self.used.add(int(operand[1:]))
-            return operand
-        return f"v{operand[1:]}"
-
-    def _lattice(self, name: str) -> tuple[str, ...]:
-        if name not in self.now:
-            x = f"x{self.layout.lattices.index(name)}[i]"
-            if self.layout.dtype is torch.int32:
-                self.now[name] = (self._let(f"(double){x}"),)
-            elif name not in self.layout.far:
-                self.now[name] = (self._let(f"near_double({x})"),)
-            else:
-                u = self._let(f"(u64){x} ^ 0x8000000000000000ULL", "u64")
-                s = f"S{self.layout.lattices.index(name)}"
-                high = self._let(f"small_double({u} >> {s}) - {self._p('offset', name)}")
-                self.now[name] = (high, self._let(f"small_double({u} & M{self.layout.lattices.index(name)})"))
-            if name == "q" and self.layout.shown:
-                view = _C[self.layout.view]
-                self.lines.append(f"    edited |= word_{view}(w[i]) ^ word_{view}({self._shown()});")
-        return self.now[name]
-
-    def _value(self, name: str) -> str:
-        x = self._lattice(name)
-        return x[0] if len(x) == 1 else self._let(f"{x[0]} * {self._p('split', name)} + {x[1]}")
-
-    def _shown(self) -> str:
-        return f"store_{_C[self.layout.view]}({self._value('q')} * {self._p('scale', 'q')})"
-
-    def add(self, number: int, instruction: Instruction) -> None:
-        op, *a = instruction
-        if op == "gradient":
-            view = _C[self.layout.view]
-            self.lines.append(f"    double v{number} = load_{view}(g[i]);")
-            self.gradient = number
-        elif op == "value":
-            self.lines.append(f"    double v{number} = {self._value(a[0])};")
-        elif op in ("mul", "add", "sub", "div"):
-            sign = {"mul": "*", "add": "+", "sub": "-", "div": "/"}[op]
-            self.lines.append(f"    double v{number} = {self._name(a[0])} {sign} {self._name(a[1])};")
-        elif op == "sqrt":
-            self.lines.append(f"    double v{number} = sqrt({self._name(a[0])});")
-        elif op == "max0":
-            self.lines.append(f"    double v{number} = {self._name(a[0])} < 0.0 ? 0.0 : {self._name(a[0])};")
-        elif op == "peak":  # of the gradient, on the way through its words
-            self.lines.append("")
-        elif op == "exchange":
-            self._exchange(number, a[0])
-        else:
-            self._shear(*a)
-
-    def _exchange(self, number: int, name: str) -> None:
-        n, d, minus, rn, rd = (self._p("exchange", number, k) for k in ("n", "d", "minus", "rn", "rd"))
-        self.heads = True
-        self.touched.append(name)
-        x = self._lattice(name)
-        above = self._let(f"floor(({self.head} + 0.5) * {rn})")
-        t = self._let(f"MAD(-{above}, {n}, {self.head})")
-        if len(x) == 1:
-            t = self._let(f"MAD({x[0]}, {minus}, {t})")
-        else:
-            whole = self._let(f"{x[0]} * {minus}")
-            high = self._let(f"floor(({whole} + 0.5) * {rd})")
-            rest = self._let(f"MAD(-{high}, {d}, {whole})")
-            t = self._let(f"MAD({x[1]}, {minus}, {t})")
-            t = self._let(f"MAD({rest}, {self._p('split', name)}, {t})")
-        k = self._let(f"floor(({t} + 0.5) * {rd})")
-        self.head = self._let(f"MAD({above}, {d}, MAD(-{k}, {d}, {t}))")
-        if len(x) == 1:
-            self.now[name] = (self._let(f"{x[0]} + {k}"),)
-        else:
-            self.now[name] = (self._let(f"{x[0]} + {high}"), self._let(f"{x[1]} + {k}"))
-        p = [f"P[{self.at['exchange', number, key]}]" for key in ("n", "d", "rn")]
-        used = f"{p[0]} <= {p[1]}" if self.forward else f"{p[0]} >= {p[1]}"  # see tape.idles
-        self.idles.append(
-            f"        if ({used}) {{ double b = floor((h + 0.5) * {p[2]}); h = b * {p[1]} + (h - b * {p[0]}); }}"
-        )
-
-    def _shear(self, name: str, units: str, sign: int, peak: int) -> None:
-        self.touched.append(name)
-        x, plus = self._lattice(name), "+" if sign > 0 else "-"
-        u = self._let(f"nearbyint({self._name(units)})")
-        size = self._let(f"(i64)bits_of(fabs({u}))", "i64")
-        self.lines.append(f"    p{peak} = {size} > p{peak} ? {size} : p{peak};")
-        u = self._let(f"{size} < E{self.layout.lattices.index(name)} ? {u} : 0.0")
-        if len(x) == 1:
-            self.now[name] = (self._let(f"{x[0]} {plus} {u}"),)
-        else:
-            s, r = self._p("split", name), self._p("unsplit", name)
-            high = self._let(f"nearbyint({u} * {r})")
-            low = self._let(f"MAD(-{high}, {s}, {u})")
-            self.now[name] = (self._let(f"{x[0]} {plus} {high}"), self._let(f"{x[1]} {plus} {low}"))
-
-    def finish(self) -> None:
-        """Store what was changed."""
-        for name in dict.fromkeys(self.touched):
-            i, x = self.layout.lattices.index(name), self.now[name]
-            if self.layout.dtype is torch.int32:
-                self.lines.append(f"    x{i}[i] = (i32){x[0]};")
-            elif len(x) == 1:
-                self.lines.append(f"    x{i}[i] = near_int({x[0]});")
-            else:
-                self.lines.append(f"    x{i}[i] = (i64)((u64)near_int({x[0]}) << S{i}) + near_int({x[1]});")
-            if name == "q" and self.layout.shown:
-                self.lines.append(f"    w[i] = {self._shown()};")
-        for i, name in enumerate(self.layout.squares):
-            v = self._let(f"{self._value(name)} * {self._p('scale', name)}")
-            self.lines.append(f"    s{i}[i] = {v} * {v};")
-        if self.heads:
-            self.lines.append(f"    h[i] = {self.head};")
-
-    def constants(self) -> str:
-        """Parameters that the loop reads, and what far lattices are split at."""
-        lines = [f"  const double P{k} = P[{k}];" for k in sorted(self.used)]
-        for i, name in enumerate(self.layout.lattices):
-            lines.append(f"  const i64 E{i} = (i64)bits_of(P[{self.at['end', name]}]);")
-            if name in self.layout.far:
-                lines.append(f"  const int S{i} = (int)P[{self.at['shift', name]}]; const u64 M{i} = (1ULL << S{i}) - 1;")
-        return "\n".join(lines)
-
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def idle(self) -> str:
-        """What an exchange does to lanes that the last row does not reach: x = 0."""
-        return "\n".join(self.idles)

@@ -6,7 +6,7 @@ refused (a lattice must be made coarser first), the step does its ops one by one
 
 from collections.abc import Sequence
 
-from ..errors import LatticeOverflow
+from ..errors import EditedOutside, LatticeOverflow
 from .fused import Pass, Refused
 from .program import Contract, Op, Shear
 from .trace import Untraceable
@@ -112,8 +112,7 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
         _back_one_by_one(groups, world, rest)
         if not isinstance(error, Refused):
             raise
-        for part in world.deep:
-            part.block.operands.inspect()
+        _refuse(error, world)
         for offset, _ in groups:
             world.scalars[_flag(offset)] = 1.0
         _one_by_one(groups, world, world.parts)
@@ -138,13 +137,23 @@ def _undo(group: Group, world: World) -> None:
             Pass(one.part, ops, True).run(one.block.operands, True)
         if not isinstance(error, Refused):
             raise
-        for part in world.deep:
-            part.block.operands.inspect()
+        _refuse(error, world)
         raise LatticeOverflow(
             f"undoing step {world.step} takes lattice {ops[0].target!r} past its end: this is not the path that was "
             "recorded, and undoing friction amplifies the difference.",
             "stop here, or go back from a smaller perturbation.",
         ) from None
+
+
+def _refuse(refused: Refused, world: World) -> None:
+    """Raise what the user is to be told, if it is the user's doing."""
+    for part in world.deep:
+        part.block.operands.inspect()
+    if refused.edited:
+        raise EditedOutside(
+            "parameters were edited outside the optimizer.",
+            "edit inside `with trajectory.edit():`, or call optimizer.adopt() to take the new values over.",
+        )
 
 
 def _flag(offset: int) -> str:

@@ -3,12 +3,16 @@
 Used where there is no C compiler, on other devices (there compiled by `torch.compile`), and by tests.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from .tape import idles
 from .trace import Instruction
+
+_ARITHMETIC = {"mul": torch.mul, "add": torch.add, "sub": torch.sub, "div": torch.div}
 
 
 def evaluate(
@@ -29,43 +33,40 @@ def evaluate(
         weights: shape (m,): the float view of "q", compared first and written last; None where it is not shown.
         heads: float64, shape (m,).
         P: parameters, float64.
-        at: index in P of what exchanges and lattices need; see `native.printed`.
+        at: index in P of what exchanges and lattices need; see `csource.printed`.
 
     Returns:
-        Peaks (0-dimensional), and how many weights were edited, where they are shown.
+        Peaks (0-dimensional), and which weights were edited (those stay as they are), where they are shown.
     """
     v: dict[str, torch.Tensor] = {}
     peaks: list[torch.Tensor] = []
     edited = None
     if weights is not None:
-        edited = (bits(shown(lattices["q"], P[at["scale", "q"]], weights.dtype)) != bits(weights)).sum()
+        edited = bits(shown(lattices["q"], P[at["scale", "q"]], weights.dtype)) != bits(weights)
+
+    def of(operand: str) -> torch.Tensor:
+        return P[int(operand[1:])] if operand.startswith("P") else v[operand]
+
     for number, (op, *a) in enumerate(instructions):
-        x, y = ((P[int(k[1:])] if k.startswith("P") else v[k]) if isinstance(k, str) and k[:1] in "P%" else k for k in (*a[:2], 0, 0)[:2])
         if op == "gradient":
             out = gradient.to(torch.float64)
         elif op == "value":
             out = lattices[a[0]].to(torch.float64)
-        elif op == "mul":
-            out = x * y
-        elif op == "add":
-            out = x + y
-        elif op == "sub":
-            out = x - y
-        elif op == "div":
-            out = x / y
+        elif op in _ARITHMETIC:
+            out = _ARITHMETIC[op](of(a[0]), of(a[1]))
         elif op == "sqrt":
-            out = x.sqrt()
+            out = of(a[0]).sqrt()
         elif op == "max0":
-            out = x.clamp_min(0.0)
+            out = of(a[0]).clamp_min(0.0)
         elif op == "peak":
-            peaks.append(x.abs().amax() if x.numel() else torch.zeros((), dtype=torch.float64))
+            peaks.append(of(a[0]).abs().amax())
             continue
         elif op == "exchange":
             exchange_(lattices[a[0]], heads, P[at["exchange", number, "n"]], P[at["exchange", number, "d"]])
             continue
         else:
             end = P[at["end", a[0]]]
-            units = v[a[1]].round()
+            units = of(a[1]).round()
             peaks.append(units.abs().amax())
             # exact: what is beyond the range, or not a number, is left out, as in the compiled pass
             units = torch.where(units.abs() < end, units, 0.0).to(lattices[a[0]].dtype)
@@ -73,8 +74,14 @@ def evaluate(
             continue
         v[f"%{number}"] = out
     if weights is not None:
-        weights.copy_(shown(lattices["q"], P[at["scale", "q"]], weights.dtype))
+        weights.copy_(torch.where(edited, weights, shown(lattices["q"], P[at["scale", "q"]], weights.dtype)))
     return peaks, edited
+
+
+@functools.cache
+def compiled() -> Callable[..., Any]:
+    """`evaluate` under `torch.compile`: one kernel a row."""
+    return torch.compile(evaluate, dynamic=True)
 
 
 def exchange_(x: torch.Tensor, heads: torch.Tensor, n: torch.Tensor, d: torch.Tensor) -> None:

@@ -9,8 +9,8 @@ A flat buffer is seen as rows of lanes, one head a lane. Heads stay in [2**32, 2
 float64 (int64 division does not vectorise; float64 division is exact here). When they could leave that
 range, 16-bit words move between the heads and a stack. When to do so is decided from bounds that depend
 only on the operations done, not on the data, so as a rule all lanes move at once and nothing is stored
-about who moved; only if lanes were used unequally is a mask kept (and its bits are counted). Lanes that the last row does not
-reach are used as if a zero stood there, so that rows of a whole buffer use all lanes equally.
+about who moved; only if lanes were used unequally is a mask kept (and its bits are counted). Lanes that the
+last row does not reach are used as if a zero stood there, so that a whole buffer uses all lanes equally.
 
 Below the bottom of the stack lies a reserve of words from a counter, regenerated on demand: so a run may
 give bits back (a rescale with c > 1) before it has written any, and `bits` may be negative.
@@ -32,25 +32,26 @@ from .words import Chunk, Forgotten, Words, floor_after
 MAX_LANES = 1 << 18
 _WORD = 16
 _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, and of the first
-_DEEP_HIGH = 51  # of the largest, where there are several rows: compiled passes divide by multiplying (see `native`)
+_DEEP = 1  # so much less where there are several rows: compiled passes divide by multiplying, below 2**51
+MOST = 3.9  # bits by which heads may grow or shrink between two moves of words
 _ROW = 7  # numbers of a move in a file
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
 
 @lru_cache(maxsize=4096)
-def _growth(n: int, d: int) -> tuple[int, int]:
+def _growth(n: int, d: int, low: int) -> tuple[int, int]:
     """How far log2 of the largest and of the smallest head can move in `pop n, push d`, in _UNITs."""
     change = math.log2(d / n) * _UNIT
-    slack = (n + d) * (_UNIT >> _LOW) * 1.5 + 64  # floor effects, relative (n + d) / 2**32 at most
+    slack = (n + d) * (_UNIT >> low) * 1.5 + 64  # floor effects, relative (n + d) / 2**low at most
     return math.ceil(change + slack), math.floor(change - slack)
 
 
 @lru_cache(maxsize=4096)
-def _range(pairs: tuple[tuple[int, int], ...]) -> tuple[int, int, int, int]:
+def _range(pairs: tuple[tuple[int, int], ...], bottom: int) -> tuple[int, int, int, int]:
     """How far the smallest head can go down and the largest up on the way, and where they end, in _UNITs."""
     low = high = down = up = 0
     for n, d in pairs:
-        above, below = _growth(n, d)
+        above, below = _growth(n, d, bottom)
         up, down = up + above, down + below
         low, high = min(low, down), max(high, up)
     return low, high, down, up
@@ -63,7 +64,13 @@ def idles(n: int, d: int) -> bool:
 
 def pads(n: int, d: int) -> bool:
     """Whether those lanes then count as used; if it is not done to them, it must be next to nothing."""
-    return idles(n, d) or _growth(n, d)[0] >= 0
+    return idles(n, d) or _growth(n, d, _LOW - _DEEP)[0] >= 0
+
+
+def in_one_go(pairs: Sequence[tuple[int, int]]) -> bool:
+    """Whether words need not move between these operations, one after the other."""
+    low, high, *_ = _range(tuple(pairs), _LOW - _DEEP)
+    return max(high, -low) <= MOST * _UNIT
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ class Lanes:
     def __init__(self, size: int, seed: tuple[int | str, ...] = (0,), device: torch.device | str = "cpu"):
         rows = max(1, -(-size // MAX_LANES))
         lanes = -(-size // rows)
-        self.depth, self.size, self.top = rows, size, _DEEP_HIGH if rows > 1 else _HIGH
+        self.depth, self.size = rows, size
+        self.bottom, self.top = (_LOW - _DEEP, _HIGH - _DEEP) if rows > 1 else (_LOW, _HIGH)
         self.seed = ("tape", *seed)
         first = random.generator(*self.seed, "heads").integers(1 << _START, 1 << (_START + 1), lanes)
         self.heads = torch.from_numpy(first.astype(np.float64)).to(device)
@@ -145,8 +153,8 @@ class Lanes:
 
     def is_due(self, pairs: Sequence[tuple[int, int]]) -> bool:
         """Whether `prepare` would move words."""
-        low, high, *_ = _range(tuple(pairs))
-        return self.high + high > self.top * _UNIT or self.low + low < _LOW * _UNIT
+        low, high, *_ = _range(tuple(pairs), self.bottom)
+        return self.high + high > self.top * _UNIT or self.low + low < self.bottom * _UNIT
 
     def is_due_back(self) -> bool:
         """Whether `unprepare` would move words."""
@@ -154,10 +162,10 @@ class Lanes:
 
     def prepare(self, pairs: Sequence[tuple[int, int]], whole: bool) -> None:
         """Make room for one `pop n, push d` after the other on some lanes (`whole`: on every lane)."""
-        low, high, down, up = _range(tuple(pairs))
+        low, high, down, up = _range(tuple(pairs), self.bottom)
         while self.high + high > self.top * _UNIT:
             self._emit()
-        while self.low + low < _LOW * _UNIT:
+        while self.low + low < self.bottom * _UNIT:
             self._absorb()
         self._shift(up, down, whole, 1)
         self.index += 1
@@ -165,7 +173,7 @@ class Lanes:
     def unprepare(self, pairs: Sequence[tuple[int, int]], whole: bool) -> None:
         """Undo `prepare`, after the operations themselves were undone."""
         self.index -= 1
-        _, _, down, up = _range(tuple(pairs))
+        _, _, down, up = _range(tuple(pairs), self.bottom)
         self._shift(up, down, whole, -1)
         while self.moves and self.moves[-1].index == self.index:
             move = self.moves.pop()
@@ -187,8 +195,8 @@ class Lanes:
         self.low += sign * (down if whole else min(down, 0))
 
     def _emit(self) -> None:
-        everyone = self.low >= (_LOW + _WORD) * _UNIT
-        mask = None if everyone else self.heads >= 2.0 ** (_LOW + _WORD)
+        everyone = self.low >= (self.bottom + _WORD) * _UNIT
+        mask = None if everyone else self.heads >= 2.0 ** (self.bottom + _WORD)
         move = self._begin_move(True, mask)
         self.stack.push(self._pop_low(self._lanes_of(move)))
         self._end_move(move)

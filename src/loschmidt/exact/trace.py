@@ -117,6 +117,7 @@ class Value:
         raise Untraceable(type(other).__name__)
 
     def mul(self, other: Any) -> "Value":
+        """self * other."""
         if isinstance(other, Value):
             a, b = self._exact(), other._exact()
             return self._new("mul", a.name, b.name, scale=a.scale * b.scale)
@@ -126,6 +127,7 @@ class Value:
         return Value(self.trace, self.applied(), c)
 
     def div(self, other: Any) -> "Value":
+        """self / other."""
         if isinstance(other, Value):
             a, b = self._exact(), other._exact()
             return self._new("div", a.name, b.name, scale=a.scale / b.scale)
@@ -141,21 +143,27 @@ class Value:
         return self._new(op, self.applied(), b.applied())
 
     def add(self, other: Any, *, alpha: float = 1.0) -> "Value":
+        """self + alpha * other."""
         return self._sum("add", other, alpha)
 
     def sub(self, other: Any, *, alpha: float = 1.0) -> "Value":
+        """self - alpha * other."""
         return self._sum("sub", other, alpha)
 
     def sqrt(self) -> "Value":
+        """Square root."""
         return self._new("sqrt", self.applied())
 
     def square(self) -> "Value":
+        """self * self."""
         return self.mul(self)
 
     def neg(self) -> "Value":
+        """-self."""
         return self.mul(-1.0)
 
     def clamp_min(self, low: float) -> "Value":
+        """The larger of self and 0."""
         if low != 0.0:
             raise Untraceable("clamp_min")
         a = self if _power_of_two(self.scale) and self.scale > 0 else Value(self.trace, self.applied())
@@ -166,15 +174,19 @@ class Value:
         return self
 
     def mul_(self, other: Any) -> "Value":
+        """`mul` in place."""
         return self._become(self.mul(other))
 
     def div_(self, other: Any) -> "Value":
+        """`div` in place."""
         return self._become(self.div(other))
 
     def add_(self, other: Any, *, alpha: float = 1.0) -> "Value":
+        """`add` in place."""
         return self._become(self.add(other, alpha=alpha))
 
     def sqrt_(self) -> "Value":
+        """`sqrt` in place."""
         return self._become(self.sqrt())
 
     __mul__ = __rmul__ = mul

@@ -1,0 +1,355 @@
+"""C source of a pass: the innermost loop is printed from its instructions, and the walk around it is always the same.
+
+Arithmetic is float64 on whole numbers, because neither int64 division nor its conversion to float64 is a vector
+instruction on most processors. What makes it exact:
+
+    near    |x| < 2**51: the bits of 2**52 + 2**51, plus x, are those of the float64 2**52 + 2**51 + x
+    split   any int64: x = H 2**s + W with 0 <= W < 2**s, H and W exact in float64
+    floor   floor(z / d) = floor((z + 1/2) (1/d)) for whole |z| < 2**51: (z + 1/2)/d is 1/(2d) away from whole
+            numbers, and so is farther than the error; with a fused multiply-add that is two instructions
+    range   updates that would lead out of it are left out, so that undoing is exact where a pass is then refused
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .trace import Instruction
+
+_C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
+_INT = {torch.int64: "i64", torch.int32: "i32"}
+
+_PRELUDE = r"""
+#include <stdint.h>
+#include <string.h>
+#include <math.h>
+typedef int32_t i32; typedef int64_t i64; typedef uint32_t u32; typedef uint64_t u64; typedef uint16_t bf16;
+#ifdef __clang__
+#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define IVDEP _Pragma("GCC ivdep")
+#endif
+#define MAGIC 6755399441055744.0
+#define MAGIC_BITS 0x4338000000000000ULL
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define MAD(a, b, c) __builtin_fma(a, b, c)  /* of whole numbers below 2**53: exact either way */
+#define FLOOR_DIV(z, r) nearbyint(__builtin_fma(z, r, 0.5 * (r) - 0.5))  /* r = 1/d; (z + 1/2)/d - 1/2, rounded */
+#else
+#define MAD(a, b, c) ((a) * (b) + (c))
+#define FLOOR_DIV(z, r) floor(((z) + 0.5) * (r))
+#endif
+static inline double as_double(u64 x) { double d; memcpy(&d, &x, 8); return d; }
+static inline u64 bits_of(double d) { u64 x; memcpy(&x, &d, 8); return x; }
+static inline i64 near_int(double d) { return (i64)(bits_of(d + MAGIC) - MAGIC_BITS); }
+static inline double small_double(u64 x) { return as_double(x | 0x4330000000000000ULL) - 0x1p52; }
+static inline u32 bits_float(float x) { u32 b; memcpy(&b, &x, 4); return b; }
+static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
+static inline double load_float(float x) { return x; }
+static inline double load_double(double x) { return x; }
+static inline double load_bf16(bf16 x) { return float_bits((u32)x << 16); }
+static inline float store_float(double x) { return (float)x; }
+static inline double store_double(double x) { return x; }
+static inline bf16 store_bf16(double x) { u32 b = bits_float((float)x); return (b + 0x7fff + ((b >> 16) & 1)) >> 16; }
+static inline u32 word_float(float x) { return bits_float(x); }
+static inline u64 word_double(double x) { return bits_of(x); }
+static inline u32 word_bf16(bf16 x) { return x; }
+/* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
+#define STRIDE 2654435762u
+static i64 sum_float(const float *g, i64 m, u32 index, u64 *largest) {
+  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u); const i32 *b = (const i32 *)g;
+  for (i64 i = 0; i < m; i++) {
+    i32 x = b[i], a = x & 0x7fffffff; most = a > most ? a : most; s += (i64)x * w; w += (i32)STRIDE; }
+  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
+static i64 sum_bf16(const bf16 *g, i64 m, u32 index, u64 *largest) {
+  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u);
+  for (i64 i = 0; i < m; i++) {
+    i32 x = (i32)((u32)g[i] << 16), a = x & 0x7fffffff; most = a > most ? a : most; s += (i64)x * w; w += (i32)STRIDE; }
+  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
+static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
+  i64 s = 0, most = 0; i32 w = (i32)(index * STRIDE + 1u); const i64 *b = (const i64 *)g;
+  for (i64 i = 0; i < m; i++) {
+    i64 x = b[i], a = x & 0x7fffffffffffffff; most = a > most ? a : most;
+    s += (i64)(i32)x * w + (x >> 32) * (w ^ 0x55555554); w += (i32)STRIDE; }
+  if ((u64)most > *largest) *largest = most; return s; }
+typedef struct {
+  i64 first, last, lanes, size, pieces, threads;
+  const i64 *starts; void *const *gradients; void *const *weights;
+  void *lattices[4]; double *heads; const double *P; u64 *found; double *squares;
+} Args;
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a pass's operands lie in memory, which decides its code.
+
+    Attributes:
+        lattices: names, in the order of `Args.lattices`.
+        dtype: of the lattices.
+        far: names of those that may leave the near range.
+        view: dtype of parameters and gradients.
+        shown: whether the pass writes the float view of "q".
+        squares: names whose sums of squares are wanted.
+        tile: lanes taken at a time by a thread.
+        chunk: elements whose squares are summed at a time.
+    """
+
+    lattices: tuple[str, ...]
+    dtype: torch.dtype
+    far: frozenset[str]
+    view: torch.dtype
+    shown: bool
+    squares: tuple[str, ...]
+    tile: int
+    chunk: int
+
+
+def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, constants: dict) -> str:
+    """C source of a pass.
+
+    Args:
+        instructions: see `trace`.
+        peaks: how many.
+        layout: see there.
+        constants: index in P of what exchanges and lattices need: ("exchange", number, "n" | "d" | "a" | "rn" |
+            "rd"), ("split", lattice) for 2**s and its inverse beside it, ("scale", lattice) for 2**-e.
+    """
+    body = _Body(layout, constants)
+    for number, instruction in enumerate(instructions):
+        body.add(number, instruction)
+    body.finish()
+    view, integer = _C[layout.view], _INT[layout.dtype]
+    gradient = any(i[0] == "gradient" for i in instructions)
+    declared = [f"{integer} *restrict x{i}" for i in range(len(layout.lattices))]
+    declared += [f"const {view} *restrict g", f"{view} *restrict w", "double *restrict h"]
+    declared += [f"double *restrict s{i}" for i in range(len(layout.squares))]
+    given = [f"({integer} *)a->lattices[{i}] + at" for i in range(len(layout.lattices))]
+    given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
+    given += [f"({view} *)a->weights[j] + in" if layout.shown else "0", "a->heads + lane"]
+    given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
+    word = "u64" if layout.view is torch.float64 else "u32"
+    accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0;"
+    merged = "".join(f"if (p{k} > (i64)found[{k}]) found[{k}] = p{k}; " for k in range(peaks))
+    looked = next((str(i[2]) for i in instructions if i[0] == "peak"), None)
+    summed = f"found[{peaks + 1}] += sum_{view}(g, m, index, {f'found + {looked}' if looked else '&unused'});"
+    summed = f"u64 unused = 0; (void)unused; {summed}" if gradient and body.forward else ""
+    total = "\n".join(
+        f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + tile / CHUNK);"
+        for i in range(len(layout.squares))
+    )
+    loop = f"IVDEP\n  for (i64 i = 0; i < m; i++) {{\n{body.text()}\n  }}" if body.touched or layout.squares else ""
+    return f"""{_PRELUDE}
+#define TILE {layout.tile}
+#define CHUNK {layout.chunk}
+static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
+  {accumulators}
+{body.constants()}
+  {loop}
+  {merged}found[{peaks}] |= edited;
+  {summed}
+}}
+static void fold(double *s, i64 m, double *out) {{
+  for (i64 c = 0; c < m; c += CHUNK) {{
+    for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
+    for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
+    out[c / CHUNK] = s[c];
+  }}
+}}
+void run(const Args *a) {{
+  i64 L = a->lanes, rows = (a->size + L - 1) / L, groups = (L + CHUNK - 1) / CHUNK;
+  u64 total[{peaks + 2}]; memset(total, 0, sizeof total);
+#pragma omp parallel for num_threads((int)a->threads) schedule(static)
+  for (i64 tile = 0; tile < L; tile += TILE) {{
+    u64 found[{peaks + 2}]; memset(found, 0, sizeof found);
+    double sums[{max(1, len(layout.squares))}][TILE];
+    i64 step = {1 if body.forward else -1};
+    for (i64 k = a->first; k < a->last; k++) {{
+      i64 r = step > 0 ? k : a->last - 1 - (k - a->first), base = r * L;
+      i64 m = L - tile < TILE ? L - tile : TILE; i64 end = base + tile + m; if (end > a->size) end = a->size;
+      i64 at = base + tile, lo = 0, hi = a->pieces;
+      while (hi - lo > 1) {{ i64 mid = (lo + hi) / 2; if (a->starts[mid] <= at) lo = mid; else hi = mid; }}
+      for (i64 j = lo; at < end; j++) {{
+        i64 stop = a->starts[j + 1] < end ? a->starts[j + 1] : end, in = at - a->starts[j], lane = at - base;
+        (void)in;
+        if (stop > at) span(stop - at, {", ".join(given)}, a->P, (u32)at, found);
+        if (stop > at) at = stop;
+      }}
+      i64 done = end > base + tile ? end - base - tile : 0;
+      for (i64 lane = tile + done; lane < tile + m; lane++) {{
+        double h = a->heads[lane]; const double *P = a->P; (void)P;
+{body.idle()}
+        a->heads[lane] = h;
+      }}
+      m = done; (void)rows; (void)groups; (void)sums;
+{total}
+    }}
+#pragma omp critical
+    {{ {"".join(f"if ((i64)found[{k}] > (i64)total[{k}]) total[{k}] = found[{k}]; " for k in range(peaks))}
+      total[{peaks}] |= found[{peaks}]; total[{peaks + 1}] += found[{peaks + 1}]; }}
+  }}
+  memcpy(a->found, total, sizeof total);
+}}
+"""
+
+
+class _Body:
+    """Lines of the innermost loop."""
+
+    def __init__(self, layout: Layout, constants: dict):
+        self.layout, self.at, self.lines, self.idles = layout, constants, [], []
+        self.now: dict[str, tuple[str, ...]] = {}  # a lattice's present variables: (x,) or (H, W)
+        self.head, self.fresh, self.used, self.touched = "h[i]", 0, set(), []
+        self.forward = constants["forward"]
+        self.heads, self.plain = False, {}
+
+    def _let(self, text: str, kind: str = "double") -> str:
+        self.fresh += 1
+        self.lines.append(f"    {kind} t{self.fresh} = {text};")
+        return f"t{self.fresh}"
+
+    def _p(self, *key) -> str:
+        k = self.at[key]
+        self.used.add(k)
+        return f"P{k}"
+
+    def _name(self, operand: str) -> str:
+        if operand.startswith("P"):
+            self.used.add(int(operand[1:]))
+            return operand
+        return f"v{operand[1:]}"
+
+    def _lattice(self, name: str) -> tuple[str, ...]:
+        if name not in self.now:
+            x = f"x{self.layout.lattices.index(name)}[i]"
+            if self.layout.dtype is torch.int32:
+                self.now[name] = (self._let(f"(double){x}"),)
+            elif name not in self.layout.far:
+                self.now[name] = (self._let(f"as_double((u64){x} + MAGIC_BITS)"),)
+            else:
+                u = self._let(f"(u64){x} ^ 0x8000000000000000ULL", "u64")
+                s = f"S{self.layout.lattices.index(name)}"
+                high = self._let(f"small_double({u} >> {s}) - {self._p('offset', name)}")
+                self.now[name] = (high, self._let(f"small_double({u} & M{self.layout.lattices.index(name)})"))
+            if name == "q" and self.layout.shown:
+                view = _C[self.layout.view]
+                word = "u64" if self.layout.view is torch.float64 else "u32"
+                self.lines.append(f"    {word} other = word_{view}(w[i]) ^ word_{view}({self._shown()});")
+                self.lines.append("    edited |= other;")
+        return self.now[name]
+
+    def _value(self, name: str) -> str:
+        x = self._lattice(name)
+        if len(x) == 1:
+            return self._plain(name, x[0])
+        return self._let(f"{x[0]} * {self._p('split', name)} + {x[1]}")
+
+    def _plain(self, name: str, x: str) -> str:
+        """A near lattice's number, which is held with MAGIC added."""
+        if self.layout.dtype is torch.int32:
+            return x
+        if x not in self.plain:
+            self.plain[x] = self._let(f"{x} - MAGIC")
+        return self.plain[x]
+
+    def _shown(self) -> str:
+        return f"store_{_C[self.layout.view]}({self._value('q')} * {self._p('scale', 'q')})"
+
+    def add(self, number: int, instruction: Instruction) -> None:
+        op, *a = instruction
+        if op == "gradient":
+            view = _C[self.layout.view]
+            self.lines.append(f"    double v{number} = load_{view}(g[i]);")
+            self.gradient = number
+        elif op == "value":
+            self.lines.append(f"    double v{number} = {self._value(a[0])};")
+        elif op in ("mul", "add", "sub", "div"):
+            sign = {"mul": "*", "add": "+", "sub": "-", "div": "/"}[op]
+            self.lines.append(f"    double v{number} = {self._name(a[0])} {sign} {self._name(a[1])};")
+        elif op == "sqrt":
+            self.lines.append(f"    double v{number} = sqrt({self._name(a[0])});")
+        elif op == "max0":
+            self.lines.append(f"    double v{number} = {self._name(a[0])} < 0.0 ? 0.0 : {self._name(a[0])};")
+        elif op == "peak":  # of the gradient, on the way through its words
+            self.lines.append("")
+        elif op == "exchange":
+            self._exchange(number, a[0])
+        else:
+            self._shear(*a)
+
+    def _exchange(self, number: int, name: str) -> None:
+        n, d, minus, rn, rd = (self._p("exchange", number, k) for k in ("n", "d", "minus", "rn", "rd"))
+        self.heads = True
+        self.touched.append(name)
+        x = self._lattice(name)
+        above = self._let(f"FLOOR_DIV({self.head}, {rn})")
+        t = self._let(f"MAD(-{above}, {n}, {self.head})")
+        if len(x) == 1:
+            t = self._let(f"MAD({self._plain(name, x[0])}, {minus}, {t})")
+        else:
+            whole = self._let(f"{x[0]} * {minus}")
+            high = self._let(f"FLOOR_DIV({whole}, {rd})")
+            rest = self._let(f"MAD(-{high}, {d}, {whole})")
+            t = self._let(f"MAD({x[1]}, {minus}, {t})")
+            t = self._let(f"MAD({rest}, {self._p('split', name)}, {t})")
+        k = self._let(f"FLOOR_DIV({t}, {rd})")
+        self.head = self._let(f"MAD({above}, {d}, MAD(-{k}, {d}, {t}))")
+        if len(x) == 1:
+            self.now[name] = (self._let(f"{x[0]} + {k}"),)
+        else:
+            self.now[name] = (self._let(f"{x[0]} + {high}"), self._let(f"{x[1]} + {k}"))
+        p = [f"P[{self.at['exchange', number, key]}]" for key in ("n", "d", "rn")]
+        used = f"{p[0]} <= {p[1]}" if self.forward else f"{p[0]} >= {p[1]}"  # see tape.idles
+        self.idles.append(
+            f"        if ({used}) {{ double b = FLOOR_DIV(h, {p[2]}); h = b * {p[1]} + (h - b * {p[0]}); }}"
+        )
+
+    def _shear(self, name: str, units: str, sign: int, peak: int) -> None:
+        self.touched.append(name)
+        x, plus = self._lattice(name), "+" if sign > 0 else "-"
+        u = self._let(f"nearbyint({self._name(units)})")
+        size = self._let(f"(i64)bits_of(fabs({u}))", "i64")
+        self.lines.append(f"    p{peak} = {size} > p{peak} ? {size} : p{peak};")
+        u = self._let(f"{size} < E{self.layout.lattices.index(name)} ? {u} : 0.0")
+        if len(x) == 1:
+            self.now[name] = (self._let(f"{x[0]} {plus} {u}"),)
+        else:
+            s, r = self._p("split", name), self._p("unsplit", name)
+            high = self._let(f"nearbyint({u} * {r})")
+            low = self._let(f"MAD(-{high}, {s}, {u})")
+            self.now[name] = (self._let(f"{x[0]} {plus} {high}"), self._let(f"{x[1]} {plus} {low}"))
+
+    def finish(self) -> None:
+        """Store what was changed."""
+        for name in dict.fromkeys(self.touched):
+            i, x = self.layout.lattices.index(name), self.now[name]
+            if self.layout.dtype is torch.int32:
+                self.lines.append(f"    x{i}[i] = (i32){x[0]};")
+            elif len(x) == 1:
+                self.lines.append(f"    x{i}[i] = (i64)(bits_of({x[0]}) - MAGIC_BITS);")
+            else:
+                self.lines.append(f"    x{i}[i] = (i64)((u64)near_int({x[0]}) << S{i}) + near_int({x[1]});")
+            if name == "q" and self.layout.shown:
+                self.lines.append(f"    w[i] = other ? w[i] : {self._shown()};")  # an edit is not overwritten
+        for i, name in enumerate(self.layout.squares):
+            v = self._let(f"{self._value(name)} * {self._p('scale', name)}")
+            self.lines.append(f"    s{i}[i] = {v} * {v};")
+        if self.heads:
+            self.lines.append(f"    h[i] = {self.head};")
+
+    def constants(self) -> str:
+        """Parameters that the loop reads, and what far lattices are split at."""
+        lines = [f"  const double P{k} = P[{k}];" for k in sorted(self.used)]
+        for i, name in enumerate(self.layout.lattices):
+            lines.append(f"  const i64 E{i} = (i64)bits_of(P[{self.at['end', name]}]);")
+            if name in self.layout.far:
+                lines.append(f"  const int S{i} = (int)P[{self.at['shift', name]}];")
+                lines.append(f"  const u64 M{i} = (1ULL << S{i}) - 1;")
+        return "\n".join(lines)
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def idle(self) -> str:
+        """What an exchange does to lanes that the last row does not reach: x = 0."""
+        return "\n".join(self.idles)

@@ -1,0 +1,274 @@
+"""Deep blocks are done in passes, compiled or on tensors: the same bits, there and back, and nothing half done."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import loschmidt as lo
+from loschmidt.exact import native, tape
+from loschmidt.exact.digest import chunk_sums, folded
+from loschmidt.exact.trace import Trace, Value
+from reference.bits import bits_of, damage, differences
+from reference.optimizers import RECORDS, Loop
+
+COMPILED = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
+STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def few_lanes(monkeypatch):
+    """16 lanes, so that the smallest models are deep blocks, with a last row that is not full."""
+    monkeypatch.setattr(tape, "MAX_LANES", 16)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Switches between compiled passes and their twin."""
+    return lambda mode: monkeypatch.setenv("LOSCHMIDT_KERNELS", mode)
+
+
+def deep(optimizer) -> bool:
+    return all(s.block.deep for s in optimizer._slots)
+
+
+def gradients(parameters, scale=1.0, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    for p in parameters:
+        p.grad = (scale * torch.randn(p.shape, generator=draw)).to(p.dtype)
+
+
+def walk(optimizer, parameters, steps, scale=lambda step: 1.0):
+    """Steps with given gradients; the state at each step."""
+    states = [bits_of(optimizer)]
+    for step in range(steps):
+        gradients(parameters, scale(step), step)
+        optimizer.step(loss=0.7)
+        states.append(bits_of(optimizer))
+    return states
+
+
+def walk_back(optimizer, parameters, states, scale=lambda step: 1.0):
+    """Undo all steps; the steps at which another state was found."""
+    wrong = []
+    for step in reversed(range(len(states) - 1)):
+
+        def closure(step=step):
+            gradients(parameters, scale(step), step)
+            return 0.7
+
+        optimizer.unstep(closure)
+        wrong += [step] if differences(states[step], bits_of(optimizer)) else []
+    return wrong
+
+
+@pytest.mark.parametrize("mode", [pytest.param("native", marks=COMPILED), "eager"])
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_optimizer_comes_back(name, mode, kernels):
+    kernels(mode)
+    loop = Loop(name)
+    assert deep(loop.optimizer)
+    start = loop.bits()
+    turn = loop.forward(STEPS).bits()
+    assert differences(start, turn)
+    assert loop.returns(start, STEPS)
+    assert not differences(turn, loop.forward(STEPS).bits())
+
+
+@pytest.mark.parametrize("place", ["q", "p", "head", "check"])
+def test_one_flipped_bit_is_noticed(place):
+    loop = Loop("sgd")
+    start = loop.bits()
+    damage(loop.forward(STEPS).optimizer, place)
+    try:
+        assert not loop.returns(start, STEPS)
+    except lo.errors.EditedOutside:
+        assert place == "q"
+
+
+@COMPILED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sgd-dampened-decayed", "sgd-int32", "adam-decayed", "adamw-decayed", "ecd-rescale"])
+def test_compiled_passes_have_the_bits_of_their_twin(name, dtype, kernels):
+    kernels("native")
+    one = Loop(name, dtype)
+    start, turn = one.bits(), one.forward(STEPS).bits()
+    kernels("eager")
+    other = Loop(name, dtype)
+    assert not differences(turn, other.forward(STEPS).bits())
+    assert one.returns(start, STEPS)  # the way back of compiled steps, on tensors
+    kernels("native")
+    assert other.returns(start, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgd", "adamw-decayed"])
+def test_torchs_compiler_gives_the_same_bits(name, kernels):
+    """What a GPU runs, here on the CPU."""
+    kernels("eager")
+    turn = Loop(name).forward(2).bits()
+    kernels("compile")
+    loop = Loop(name)
+    start = loop.bits()
+    assert not differences(turn, loop.forward(2).bits())
+    assert loop.returns(start, 2)
+
+
+@COMPILED
+@pytest.mark.parametrize("scale", [1.0, 2.0**12, 2.0**20])
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"momentum": 0.85}, {"momentum": 0.123456789}])
+def test_near_and_far_from_zero(scale, settings, kernels):
+    """Integers below 2**48, and up to 2**61; fractions next to 1, and others."""
+    turns = []
+    for mode in ("native", "eager"):
+        kernels(mode)
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(100, dtype=torch.float64) * scale)
+        optimizer = lo.optim.SGD([p], lr=0.1, **settings)
+        states = walk(optimizer, [p], STEPS, lambda step: scale)
+        turns.append(states[-1])
+        assert walk_back(optimizer, [p], states, lambda step: scale) == []
+    assert not differences(*turns)
+
+
+@pytest.mark.parametrize("mode", [pytest.param("native", marks=COMPILED), "eager"])
+def test_a_lattice_is_made_coarser_in_the_middle(mode, kernels):
+    kernels(mode)
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.Adam([p], lr=1e-3)
+    grow = lambda step: 1e-3 if step < 2 else 3e3  # noqa: E731
+    states = walk(optimizer, [p], 6, grow)
+    entries = [optimizer.journal.entries[k] for k in sorted(optimizer.journal.entries)]
+    assert sum("coarsened" in e for e in entries) >= 2 and any("op by op" in str(e) for e in entries)
+    assert walk_back(optimizer, [p], states, grow) == []
+
+
+def test_a_step_that_is_refused_changes_nothing():
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.AdamW([p], lr=1e-3)
+    before = walk(optimizer, [p], 3)[-1]
+    values = p.detach().clone()
+    for bad in (math.nan, math.inf):
+        p.grad[57] = bad
+        with pytest.raises(lo.errors.NonFinite, match="parameter 0 of group 0"):
+            optimizer.step()
+        assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+
+    def other():
+        gradients([p], seed=2)
+        p.grad[31] += 1e-6
+
+    with pytest.raises(lo.ReplayMismatch):
+        optimizer.unstep(other)
+    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+
+
+@pytest.mark.parametrize("way", ["step", "unstep"])
+def test_edited_weights_are_noticed_and_kept(way):
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.SGD([p], lr=0.1)
+    before = walk(optimizer, [p], 3)[-1]
+    p.data[40] += 1e-3
+    values = p.detach().clone()
+    with pytest.raises(lo.errors.EditedOutside, match="1 of 100 values"):
+        optimizer.step() if way == "step" else optimizer.unstep(lambda: gradients([p], seed=2))
+    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+    assert optimizer.adopt() == 1
+    optimizer.step()
+
+
+def test_parts_of_a_block_and_small_blocks_beside_it():
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(n)) for n in (30, 1, 50, 7)] + [nn.Parameter(torch.empty(0))]
+    groups = [{"params": [parameters[i] for i in (0, 1, 2, 4)]}, {"params": parameters[3:4], "weight_decay": 0.0}]
+    optimizer = lo.optim.ECD(groups, lr=0.02, delta_energy=1.0, weight_decay=0.1, conserve="rescale")
+    assert [s.block.deep for s in optimizer._slots] == [True, True, True, True, False]  # group by group
+    start, steps = bits_of(optimizer), []
+    for step in range(6):
+        gradients(parameters, seed=step)
+        if step == 3:
+            parameters[2].grad = None
+        optimizer.step(loss=0.7)
+        steps.append(bits_of(optimizer))
+    for step in reversed(range(6)):
+
+        def closure(step=step):
+            gradients(parameters, seed=step)
+            if step == 3:
+                parameters[2].grad = None
+            return 0.7
+
+        optimizer.unstep(closure)
+        assert not differences(steps[step - 1] if step else start, bits_of(optimizer))
+
+
+def test_weights_that_do_not_lie_flat():
+    torch.manual_seed(0)
+    flat, p = nn.Parameter(torch.randn(12, 9)), nn.Parameter(torch.randn(9, 12).t())
+    p.data.copy_(flat.data)
+    one, other = lo.optim.AdamW([flat], lr=0.01), lo.optim.AdamW([p], lr=0.01)
+    states = walk(one, [flat], STEPS)
+    again = walk(other, [p], STEPS)
+    assert torch.equal(flat, p) and not p.is_contiguous()
+    assert walk_back(other, [p], again) == [] and walk_back(one, [flat], states) == []
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_passes_follow_torch(name):
+    torch.manual_seed(0)
+    p, q = (nn.Parameter(x) for x in torch.randn(500, dtype=torch.float64).repeat(2, 1))
+    ours = getattr(lo.optim, name)([p], lr=0.01)
+    settings = {"momentum": 0.9} if name == "SGD" else {}
+    theirs = getattr(torch.optim, name)([q], lr=0.01, **settings)
+    walk(ours, [p], 30)
+    for step in range(30):
+        gradients([q], seed=step)
+        theirs.step()
+    assert (p - q).abs().max() < 1e-9
+    lanes, size = ours.tape.lanes[0], 500
+    bound = ours.price() * lanes.heads.numel() * lanes.depth / size  # idle lanes of the last row are used too
+    assert ours.tape.bits_per_parameter_step == pytest.approx(bound, rel=2e-3)
+
+
+def test_steps_tell_autograd_that_weights_have_changed():
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.SGD([p], lr=0.1)
+    loss = (p * p).sum()
+    gradients([p])
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_nothing_of_the_size_of_a_deep_block_is_kept_but_its_lattices():
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.SGD([p], lr=0.1)
+    walk(optimizer, [p], 3)
+    block = optimizer._slots[0].block
+    assert block.shown is None and block._gradient is None and block.operands is None
+
+
+def test_a_pass_that_does_not_compile_runs_on_tensors(monkeypatch):
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.SGD([p], lr=0.1)
+    monkeypatch.setattr(native, "function", lambda *_: None)
+    states = walk(optimizer, [p], STEPS)
+    assert walk_back(optimizer, [p], states) == []
+
+
+def test_factors_wait_only_where_that_is_exact():
+    """Powers of two move through a product; other factors stay where the formula has them."""
+    trace = Trace()
+    x = Value(trace, trace.value("p"), 2.0**-40)
+    assert x.mul(0.1).mul(2.0**40).scale == 0.1 and not trace.parameters
+    y = x.mul(0.1).mul(0.3)  # two roundings
+    assert [i[0] for i in trace.instructions] == ["value", "mul"] and y.scale == 0.3
+    assert trace.parameters == [0.1 * 2.0**-40]
+
+
+def test_sums_of_chunks_do_not_depend_on_how_they_are_reached():
+    x = torch.randn(5000, dtype=torch.float64)
+    sums = chunk_sums(x, 1024)
+    assert torch.equal(sums[1], chunk_sums(x[1024:2048], 1024)[0])
+    assert float(folded(sums, 1024)) == pytest.approx(math.fsum(x.tolist()), rel=1e-12, abs=1e-12)

@@ -194,7 +194,7 @@ def test_bytes_held():
     ours.seen_already = ours._slots[0].block.lattices["q"].n[3:]
     assert subjects.held(ours)["other"] == found["other"] + 40
     for slot in ours._slots:
-        slot.block.gradient = slot.block.shown = None
+        slot.block._gradient = slot.block.shown = None
     assert subjects.held(ours)["gradient"] == subjects.held(ours)["shown"] == 0
     mine = subjects.parameters(n, 0, "cpu")
     subjects.give(mine, given)

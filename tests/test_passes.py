@@ -257,6 +257,44 @@ def test_a_pass_that_does_not_compile_runs_on_tensors(monkeypatch):
     assert walk_back(optimizer, [p], states) == []
 
 
+class Odd(lo.optim.SGD):
+    """Formulas that are not arithmetic on one element, or read a sum that they do not declare."""
+
+    drift = staticmethod(lambda part: part.value("p").sign() * part["lr"])
+    needs = ()
+
+    def drifts(self):
+        return (lo.exact.Shear("q", self.drift, needs=self.needs),)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        lambda part: part.value("p").sign() * part["lr"],
+        lambda part: torch.tanh(part.value("p")) * part["lr"],
+        lambda part: part.value("p") * (part.value("p") > 0) * part["lr"],
+        lambda part: part.value("p") if part.value("p").sum() > 0 else None,
+    ],
+)
+def test_other_formulas_are_done_op_by_op(drift, monkeypatch):
+    monkeypatch.setattr(Odd, "drift", staticmethod(drift))
+    p = nn.Parameter(torch.randn(100))
+    optimizer = Odd([p], lr=0.1)
+    states = walk(optimizer, [p], STEPS)
+    assert differences(states[0], states[-1]) and walk_back(optimizer, [p], states) == []
+
+
+def test_a_sum_over_all_parameters_must_be_declared(monkeypatch):
+    monkeypatch.setattr(Odd, "drift", staticmethod(lambda part: part.value("p") / (1 + part.world.square("p"))))
+    p = nn.Parameter(torch.randn(100))
+    gradients([p])
+    with pytest.raises(lo.errors.InvalidSetting, match="needs"):
+        Odd([p], lr=0.1).step()
+    monkeypatch.setattr(Odd, "needs", ("p",))
+    optimizer = Odd([p], lr=0.1)
+    assert walk_back(optimizer, [p], walk(optimizer, [p], STEPS)) == []
+
+
 def test_factors_wait_only_where_that_is_exact():
     """Powers of two move through a product; other factors stay where the formula has them."""
     trace = Trace()

@@ -162,7 +162,7 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
     for block in {id(s.block): s.block for s in getattr(optimizer, "_slots", ())}.values():
         for lattice in block.lattices.values():
             found["lattices"] += _count(lattice.n, seen)
-        found["gradient"] += _count(getattr(block, "gradient", None), seen)
+        found["gradient"] += _count(getattr(block, "_gradient", None), seen)
         found["shown"] += _count(getattr(block, "shown", None), seen)
         found["heads"] += _count(getattr(getattr(block, "lanes", None), "heads", None), seen)
     tape = _reachable(

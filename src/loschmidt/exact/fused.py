@@ -22,7 +22,7 @@ from .tape import in_one_go, pads
 from .trace import Trace, TracedPart, Untraceable
 from .world import CHUNK, Block, Part
 
-TILE = 8192
+TILE = 4096
 """Lanes that a thread takes at a time."""
 
 
@@ -125,8 +125,12 @@ class Pass:
 
     def _traced(self, forward: bool) -> Trace:
         trace = Trace()
-        for op in self.ops if forward else reversed(self.ops):
-            op.trace(TracedPart(self.part, trace), trace, forward)
+        self.block.changing = trace.changed
+        try:
+            for op in self.ops if forward else reversed(self.ops):
+                op.trace(TracedPart(self.part, trace), trace, forward)
+        finally:
+            self.block.changing = ()
         pairs = [i[2:] for i in trace.instructions if i[0] == "exchange"]
         pairs = pairs if forward else [(d, n) for n, d in reversed(pairs)]
         if not (in_one_go(pairs) and all(pads(n, d) for n, d in pairs)):

@@ -166,7 +166,7 @@ def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] 
     ops = [op for _, group in groups for op in group]
     try:
         return [Pass(part, ops, forward) for part in world.deep]
-    except Untraceable:
+    except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons
         return None
 
 

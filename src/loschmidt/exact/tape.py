@@ -29,7 +29,7 @@ from . import random
 from .digest import digest
 from .words import Chunk, Forgotten, Words, floor_after
 
-MAX_LANES = 1 << 18
+MAX_LANES = 1 << 16
 _WORD = 16
 _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, and of the first
 _DEEP = 1  # so much less where there are several rows: compiled passes divide by multiplying, below 2**51
@@ -42,7 +42,8 @@ _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtract
 def _growth(n: int, d: int, low: int) -> tuple[int, int]:
     """How far log2 of the largest and of the smallest head can move in `pop n, push d`, in _UNITs."""
     change = math.log2(d / n) * _UNIT
-    slack = (n + d) * (_UNIT >> low) * 1.5 + 64  # floor effects, relative (n + d) / 2**low at most
+    floors = n + d if low == _LOW else n  # relative to 2**low; n is what can happen, n + d what was assumed at first
+    slack = floors * (_UNIT >> low) * 1.5 + 64
     return math.ceil(change + slack), math.floor(change - slack)
 
 

@@ -169,6 +169,17 @@ class Value:
         a = self if _power_of_two(self.scale) and self.scale > 0 else Value(self.trace, self.applied())
         return self._new("max0", a.name, scale=a.scale)
 
+    def __getattr__(self, name: str) -> Any:
+        raise Untraceable(name)
+
+    def __bool__(self) -> bool:
+        raise Untraceable("a condition on values")
+
+    def __eq__(self, other: object) -> bool:
+        raise Untraceable("==")
+
+    __hash__ = None
+
     def _become(self, other: "Value") -> "Value":
         self.name, self.scale = other.name, other.scale
         return self

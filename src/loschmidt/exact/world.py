@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import LatticeOverflow
+from ..errors import InvalidSetting, LatticeOverflow
 from .digest import checksum, chunk_sums, folded, sum_of_squares, words_sum
 from .lattice import Lattice, largest, peak
 from .ops import contract_, uncontract_
@@ -34,6 +34,7 @@ class Block:
         shown: shape (size,): the parameters as they were last written, in their dtype; None in a deep block.
         gradients: fetches this step's gradient, float64, shape (size,).
         operands: gradients and parameters as they lie in memory, for passes (`fused.Operands`).
+        changing: lattices that the pass which is being traced has changed already.
     """
 
     lattices: dict[str, Lattice]
@@ -43,6 +44,7 @@ class Block:
     shown: torch.Tensor | None = None
     gradients: Callable[[], torch.Tensor] | None = None
     operands: Any = None
+    changing: Sequence[str] = ()
     _gradient: torch.Tensor | None = None
 
     @property
@@ -115,6 +117,11 @@ class Part:
     def square(self, name: str) -> torch.Tensor:
         """Sum of squares of a lattice's values, 0-dimensional float64."""
         lattice, key = self.block.lattices[name], f"|{name}|^2"
+        if name in self.block.changing:
+            raise InvalidSetting(
+                f"a formula reads the sum of squares of {name!r}, which an op before it has changed.",
+                f"declare it: Shear(..., needs=({name!r},)).",
+            )
         if self.whole and self.block.deep:
             lattice.asked = True
             if lattice.square is None:

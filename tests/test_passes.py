@@ -178,6 +178,20 @@ def test_edited_weights_are_noticed_and_kept(way):
     optimizer.step()
 
 
+def test_a_closure_that_edits_and_fails_changes_nothing():
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.AdamW([p], lr=0.1)
+    before, values = walk(optimizer, [p], 3)[-1], p.detach().clone()
+
+    def closure():
+        p.data.add_(1.0)
+        raise RuntimeError("of the user's")
+
+    with pytest.raises(RuntimeError, match="of the user's"):
+        optimizer.unstep(closure)
+    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+
+
 def test_parts_of_a_block_and_small_blocks_beside_it():
     torch.manual_seed(0)
     parameters = [nn.Parameter(torch.randn(n)) for n in (30, 1, 50, 7)] + [nn.Parameter(torch.empty(0))]

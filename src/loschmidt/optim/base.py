@@ -129,6 +129,8 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             except BaseException:
                 self.passes.give_up()
                 raise
+            finally:
+                flat.release(self._slots)
         return loss
 
     def _advance(self, loss: Any) -> None:
@@ -161,7 +163,6 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         record.push(self, world, settings, active, check)
         if looking:  # last: a filter may turn warnings into errors
             self._warn_below_resolution(world, *max(lost, lost_share(drifts, world)))
-        flat.release(mine)
 
     def unstep(self, closure: Closure) -> Any:
         """Undo the last step: parameters, state and tape are what they were before it, bit for bit.
@@ -226,6 +227,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         except BaseException:
             passes.note(buffers.changed())
             buffers.put(passes.done() | buffers.found | after)
+            flat.write(mine)  # whatever the closure did to them
             run(drifts, world, len(kicks))
             flat.write(mine, later=True)
             raise

@@ -31,11 +31,12 @@ class Refused(Exception):
 
     Args:
         edited: because weights were not the view of their lattice.
+        peaks: the largest updates, in units, by op.
     """
 
-    def __init__(self, edited: bool = False):
+    def __init__(self, edited: bool = False, peaks: dict[int, float] | None = None):
         super().__init__(edited)
-        self.edited = edited
+        self.edited, self.peaks = edited, peaks or {}
 
 
 class Operands:
@@ -127,8 +128,10 @@ class Pass:
         trace = Trace()
         self.block.changing = trace.changed
         try:
-            for op in self.ops if forward else reversed(self.ops):
+            for number, op in list(enumerate(self.ops))[:: 1 if forward else -1]:
+                known = trace.peaks
                 op.trace(TracedPart(self.part, trace), trace, forward)
+                trace.peak_of |= {number: known} if trace.peaks > known else {}
         finally:
             self.block.changing = ()
         pairs = [i[2:] for i in trace.instructions if i[0] == "exchange"]
@@ -145,7 +148,7 @@ class Pass:
         """
         if not self.trace.instructions:
             return 0
-        before = {name: lattice.bound for name, lattice in self.lattices.items()}
+        before, walk = {name: lattice.bound for name, lattice in self.lattices.items()}, None
         for attempt in range(3):
             for name, lattice in self.lattices.items():
                 lattice.bound = before[name]
@@ -164,7 +167,7 @@ class Pass:
             if walk.edited or not all(map(math.isfinite, walk.peaks)):
                 raise Refused(walk.edited)
         else:
-            raise Refused
+            raise Refused(peaks={op: walk.peaks[k] for op, k in self.trace.peak_of.items()} if walk else None)
         for name in self.trace.changed:
             self.part.forget(name)
         if shown and "q" in self.trace.changed:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import EditedOutside, LatticeOverflow
 from .fused import Pass, Refused
+from .lattice import peak
 from .program import Contract, Op, Shear
 from .trace import Untraceable
 from .world import Part, World
@@ -113,9 +114,27 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
         if not isinstance(error, Refused):
             raise
         _refuse(error, world)
+        if _resolved(error, passes[len(done)].part, groups, world):
+            _do(groups, _passes(groups, world, True), world)
+            return
         for offset, _ in groups:
             world.scalars[_flag(offset)] = 1.0
         _one_by_one(groups, world, world.parts)
+
+
+def _resolved(refused: Refused, part: Part, groups: Sequence[Group], world: World) -> bool:
+    """Choose the resolution of lattices that are still zero and wait for their first update, as `make_room` does."""
+    did = False
+    for number, (position, op) in enumerate(_numbered(groups)):
+        spare, largest = getattr(op, "spare", 0), refused.peaks.get(number, 0.0)
+        if spare and not peak(part.integers(op.target)):
+            world.position = position
+            did |= world.make_room(part, op.target, largest, spare=spare)
+    return did
+
+
+def _numbered(groups: Sequence[Group]) -> list[tuple[int, Op]]:
+    return [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
 
 
 def _undo(group: Group, world: World) -> None:
@@ -132,6 +151,9 @@ def _undo(group: Group, world: World) -> None:
             one.run(one.block.operands, True)
             done.append(one)
         _back_one_by_one([group], world, rest)
+        for position, op in reversed(_numbered([group])):
+            world.position = position
+            world.refine_back(op.target)
     except BaseException as error:
         for one in reversed(done):
             Pass(one.part, ops, True).run(one.block.operands, True)
@@ -171,7 +193,7 @@ def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] 
 
 
 def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
-    ops = [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
+    ops = _numbered(groups)
     world.singly = parts
     deep = [part for part in parts if part in world.deep]
     _inspect(deep, [op for _, op in ops])
@@ -196,7 +218,7 @@ def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> Non
 
 
 def _back_one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
-    ops = [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
+    ops = _numbered(groups)
     world.singly = parts
     deep = [part for part in parts if part in world.deep]
     _inspect(deep, [op for _, op in ops])

@@ -35,6 +35,7 @@ class Trace:
         peaks: how many shears there are.
         changed: lattices that were changed so far, in order.
         read: lattices that were read.
+        peak_of: the number of an op's peak, by the op's place in the pass.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class Trace:
         self.peaks = 0
         self.changed: list[str] = []
         self.read: list[str] = []
+        self.peak_of: dict[int, int] = {}
         self._known: dict[Instruction, str] = {}
 
     def emit(self, *instruction: Any) -> str:

@@ -145,6 +145,15 @@ def test_a_lattice_is_made_coarser_in_the_middle(mode, kernels):
     assert walk_back(optimizer, [p], states, grow) == []
 
 
+def test_lattices_of_several_blocks_are_made_coarser():
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(n)) for n in (100, 7, 64)]  # deep, small, deep
+    optimizer = lo.optim.AdamW([{"params": [p]} for p in parameters], lr=1e-2)
+    grow = [1e-3, 1e-3, 1e3, 1e3, 1e5, 1.0].__getitem__
+    states = walk(optimizer, parameters, 6, grow)
+    assert walk_back(optimizer, parameters, states, grow) == []
+
+
 def test_a_step_that_is_refused_changes_nothing():
     p = nn.Parameter(torch.randn(100))
     optimizer = lo.optim.AdamW([p], lr=1e-3)

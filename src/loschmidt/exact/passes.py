@@ -115,7 +115,11 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
             raise
         _refuse(error, world)
         if _resolved(error, passes[len(done)].part, groups, world):
-            _do(groups, _passes(groups, world, True), world)
+            try:
+                _do(groups, _passes(groups, world, True), world)
+            except BaseException:
+                _refine(groups, world)
+                raise
             return
         for offset, _ in groups:
             world.scalars[_flag(offset)] = 1.0
@@ -131,6 +135,13 @@ def _resolved(refused: Refused, part: Part, groups: Sequence[Group], world: Worl
             world.position = position
             did |= world.make_room(part, op.target, largest, spare=spare)
     return did
+
+
+def _refine(groups: Sequence[Group], world: World) -> None:
+    """Undo what was made coarser for these ops."""
+    for position, op in reversed(_numbered(groups)):
+        world.position = position
+        world.refine_back(op.target)
 
 
 def _numbered(groups: Sequence[Group]) -> list[tuple[int, Op]]:
@@ -151,9 +162,7 @@ def _undo(group: Group, world: World) -> None:
             one.run(one.block.operands, True)
             done.append(one)
         _back_one_by_one([group], world, rest)
-        for position, op in reversed(_numbered([group])):
-            world.position = position
-            world.refine_back(op.target)
+        _refine([group], world)
     except BaseException as error:
         for one in reversed(done):
             Pass(one.part, ops, True).run(one.block.operands, True)

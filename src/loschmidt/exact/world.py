@@ -288,9 +288,11 @@ class World:
             )
 
     def refine_back(self, target: str) -> None:
-        """Undo what `make_room` did for the present op."""
-        blocks = self.blocks
+        """Undo what `make_room` did for the present op, in the blocks that ops work on."""
+        blocks, mine = self.blocks, {id(part.block) for part in self.singly}
         while self.coarsened and self.coarsened[-1][0] == self.position:
+            if id(blocks[self.coarsened[-1][1]]) not in mine:
+                return
             _, index, bits = self.coarsened.pop()
             lattice = blocks[index].lattices[target]
             if bits > 0:

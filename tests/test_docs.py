@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loschmidt.bench.table import markdown as bench_table
 from loschmidt.echo.table import markdown
 from loschmidt.optim import replay
 from loschmidt.trajectory import trajectory
@@ -48,6 +49,13 @@ def test_costs_page_shows_the_recorded_step_times():
     for row in rows:
         line = f"| {row['optimizer']} | {row['step_over_torch_adamw']:.2f} | {row['back_over_forward']:.2f} |"
         assert line in page
+
+
+def test_costs_page_shows_the_recorded_bench():
+    results = json.loads((ROOT / "benchmarks/results/bench.json").read_text())
+    page = (ROOT / "docs/what-it-costs.md").read_text()
+    shown = page.split("<!-- bench -->")[1].split("<!-- /bench -->")[0].strip()
+    assert shown == bench_table(results)
 
 
 def test_the_page_on_folders_shows_what_was_recorded():

@@ -25,20 +25,21 @@ from .digest import digest
 from .trace import Instruction
 
 FLAGS = (
-    *("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared"),
+    *("-O3", "-std=gnu11", "-fPIC", "-shared"),
     *("-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"),  # what exactness asks for
     *("-fno-math-errno", "-fno-trapping-math"),  # what vector instructions ask for
 )
+_NATIVE, _THREADS = "-march=native", "-fopenmp"
 NEAR = 2.0**48  # near lattices start a pass within this, and so are their updates
 RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not be left, even on the way
 
 
 @functools.cache
 def compiler() -> tuple[str, ...] | None:
-    """The C compiler and its flags, with OpenMP if it has it; None if there is none that works."""
+    """The C compiler and its flags, with threads and for this very processor if it can; None if none works."""
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         found = shutil.which(name)
-        for extra in (("-fopenmp",), ()):
+        for extra in ((_NATIVE, _THREADS), (_NATIVE,), (_THREADS,), ()):
             if found and _compiles((found, *FLAGS, *extra)):
                 return found, *FLAGS, *extra
     return None

@@ -13,6 +13,7 @@ stretch it has just repeated.
 
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -78,7 +79,7 @@ def _row(plan: BenchPlan, task: Task, way: type["_Way"]) -> Found:
     }
 
 
-class _Way:
+class _Way(ABC):
     """Training with torch's fused AdamW that remembers nothing. Subclasses remember, and go back."""
 
     name: ClassVar[str]
@@ -125,21 +126,21 @@ class _Way:
         self.optimizer.step()
         self.at += 1
 
+    @abstractmethod
     def forward(self) -> None:
         """One step, remembered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def back(self) -> None:
         """One step back, as part of a sweep."""
-        raise NotImplementedError
 
     def back_once(self) -> None:
         """One step back, with nothing but what the way forward left."""
         self.back()
 
+    @abstractmethod
     def bytes(self) -> float:
         """Of all that is remembered."""
-        raise NotImplementedError
 
     def constant_bytes(self) -> int:
         """Held beyond torch's state, however long the run."""

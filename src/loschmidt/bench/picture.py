@@ -65,17 +65,19 @@ def _ratios(ax: Any, found: Found) -> None:
     ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     ax.set_ylabel("step / step of torch, fused")
     top = max(*targets.values(), *(row["step_over_fused"]["median"] for row in rows))
-    ax.set_ylim(0, 1.25 * top)
+    ax.set_ylim(0, 1.4 * top)
     ax.set_title("An optimizer's step (median; lines: min to max)", loc="left", fontsize=11)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, ncol=2, loc="upper center")
 
 
 def _ways(ax: Any, found: Found) -> None:
-    for row in found["rows"]:
+    for i, row in enumerate(sorted(found["rows"], key=lambda r: r["bytes_per_parameter_step"])):
         x, y = row["bytes_per_parameter_step"], row["sweep_seconds"]
         color = _OURS if row["way"] == "tape" else _OTHER
         ax.plot(x, y, "o", color=color, ms=8)
-        ax.annotate(row["way"], (x, y), xytext=(0, 8), textcoords="offset points", ha="center", color=color)
+        ax.annotate(
+            row["way"], (x, y), xytext=(0, -16 if i % 2 else 8), textcoords="offset points", ha="center", color=color
+        )
     ax.set(xscale="log", yscale="log", xlabel="bytes per parameter per step")
     ax.margins(0.25)
     ax.set_ylabel(f"seconds back over {found['rows'][0]['steps']} steps")

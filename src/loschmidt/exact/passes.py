@@ -50,7 +50,7 @@ def run(ops: Sequence[Op], world: World, offset: int = 0, drifts: int | None = N
 def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
     """Undo the ops, last first; if one cannot be undone, do those after it again and raise."""
     if not world.deep:
-        _back_one_by_one([(offset, ops)], world, world.parts)
+        _one_by_one([(offset, ops)], world, world.parts, False)
         return
     undone: list[Group] = []
     try:
@@ -110,7 +110,7 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
     except BaseException as error:
         for one in reversed(done):
             Pass(one.part, ops, False).run(one.block.operands, True)
-        _back_one_by_one(groups, world, rest)
+        _one_by_one(groups, world, rest, False)
         if not isinstance(error, Refused):
             raise
         _refuse(error, world)
@@ -153,7 +153,7 @@ def _undo(group: Group, world: World) -> None:
     offset, ops = group
     passes = _passes([group], world, False)
     if passes is None or _flag(offset) in world.scalars:
-        _back_one_by_one([group], world, world.parts)
+        _one_by_one([group], world, world.parts, False)
         return
     done: list[Pass] = []
     rest = [part for part in world.parts if part not in world.deep]
@@ -161,7 +161,7 @@ def _undo(group: Group, world: World) -> None:
         for one in reversed(passes):
             one.run(one.block.operands, True)
             done.append(one)
-        _back_one_by_one([group], world, rest)
+        _one_by_one([group], world, rest, False)
         _refine([group], world)
     except BaseException as error:
         for one in reversed(done):
@@ -201,59 +201,29 @@ def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] 
         return None
 
 
-def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
+def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part], forward: bool = True) -> None:
+    """Do or undo ops one after the other on some parts; if one is refused, take back those before it and raise."""
     ops = _numbered(groups)
-    world.singly = parts
-    deep = [part for part in parts if part in world.deep]
-    _inspect(deep, [op for _, op in ops])
-    done: list[tuple[int, Op]] = []
-    try:
-        for position, op in ops:
-            world.position = position
-            try:
-                op.do(world)
-            except BaseException:
-                world.refine_back(op.target)
-                raise
-            done.append((position, op))
-    except BaseException:
-        for position, op in reversed(done):
-            world.position = position
-            op.undo(world)
-        raise
-    finally:
-        world.singly = world.parts
-    _show(deep, [op for _, op in ops])
-
-
-def _back_one_by_one(groups: Sequence[Group], world: World, parts: list[Part]) -> None:
-    ops = _numbered(groups)
-    world.singly = parts
-    deep = [part for part in parts if part in world.deep]
-    _inspect(deep, [op for _, op in ops])
-    done: list[tuple[int, Op]] = []
-    try:
-        for position, op in reversed(ops):
-            world.position = position
-            op.undo(world)
-            done.append((position, op))
-    except BaseException:
-        for position, op in reversed(done):
-            world.position = position
-            op.do(world)
-        raise
-    finally:
-        world.singly = world.parts
-    _show(deep, [op for _, op in ops])
-
-
-def _inspect(parts: Sequence[Part], ops: Sequence[Op]) -> None:
-    for part in parts if any(op.target == "q" for op in ops) else ():
+    moved = [part for part in parts if part in world.deep and any(op.target == "q" for _, op in ops)]
+    for part in moved:
         part.block.operands.inspect()
-
-
-def _show(parts: Sequence[Part], ops: Sequence[Op]) -> None:
-    for part in parts if any(op.target == "q" for op in ops) else ():
+    world.singly = parts
+    done: list[tuple[int, Op]] = []
+    try:
+        for position, op in ops if forward else reversed(ops):
+            world.position = position
+            op.do(world) if forward else op.undo(world)
+            done.append((position, op))
+    except BaseException:
+        if forward:
+            world.refine_back(op.target)
+        for position, op in reversed(done):
+            world.position = position
+            op.undo(world) if forward else op.do(world)
+        raise
+    finally:
+        world.singly = world.parts
+    for part in moved:
         part.block.operands.show(part.block)
 
 

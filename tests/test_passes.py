@@ -39,13 +39,18 @@ def gradients(parameters, scale=1.0, seed=0):
         p.grad = (scale * torch.randn(p.shape, generator=draw)).to(p.dtype)
 
 
+def state(optimizer):
+    exponents = [x.exponent for s in optimizer._slots for x in s.block.lattices.values()]
+    return bits_of(optimizer) | {"exponents": torch.tensor(exponents)}
+
+
 def walk(optimizer, parameters, steps, scale=lambda step: 1.0):
     """Steps with given gradients; the state at each step."""
-    states = [bits_of(optimizer)]
+    states = [state(optimizer)]
     for step in range(steps):
         gradients(parameters, scale(step), step)
         optimizer.step(loss=0.7)
-        states.append(bits_of(optimizer))
+        states.append(state(optimizer))
     return states
 
 
@@ -59,7 +64,7 @@ def walk_back(optimizer, parameters, states, scale=lambda step: 1.0):
             return 0.7
 
         optimizer.unstep(closure)
-        wrong += [step] if differences(states[step], bits_of(optimizer)) else []
+        wrong += [step] if differences(states[step], state(optimizer)) else []
     return wrong
 
 
@@ -163,7 +168,7 @@ def test_a_step_that_is_refused_changes_nothing():
         p.grad[57] = bad
         with pytest.raises(lo.errors.NonFinite, match="parameter 0 of group 0"):
             optimizer.step()
-        assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+        assert not differences(before, state(optimizer)) and torch.equal(values, p)
 
     def other():
         gradients([p], seed=2)
@@ -171,7 +176,7 @@ def test_a_step_that_is_refused_changes_nothing():
 
     with pytest.raises(lo.ReplayMismatch):
         optimizer.unstep(other)
-    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+    assert not differences(before, state(optimizer)) and torch.equal(values, p)
 
 
 @pytest.mark.parametrize("way", ["step", "unstep"])
@@ -183,7 +188,7 @@ def test_edited_weights_are_noticed_and_kept(way):
     values = p.detach().clone()
     with pytest.raises(lo.errors.EditedOutside, match="1 of 100 values"):
         optimizer.step() if way == "step" else optimizer.unstep(lambda: gradients([p], seed=2))
-    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+    assert not differences(before, state(optimizer)) and torch.equal(values, p)
     assert optimizer.adopt() == 1
     optimizer.step()
 
@@ -199,7 +204,7 @@ def test_a_closure_that_edits_and_fails_changes_nothing():
 
     with pytest.raises(RuntimeError, match="of the user's"):
         optimizer.unstep(closure)
-    assert not differences(before, bits_of(optimizer)) and torch.equal(values, p)
+    assert not differences(before, state(optimizer)) and torch.equal(values, p)
 
 
 def test_parts_of_a_block_and_small_blocks_beside_it():
@@ -281,6 +286,63 @@ def test_a_pass_that_does_not_compile_runs_on_tensors(monkeypatch):
     assert walk_back(optimizer, [p], states) == []
 
 
+@pytest.mark.parametrize("mode", [pytest.param("native", marks=COMPILED), "eager"])
+def test_bfloat16_weights_are_rounded_as_torch_does(mode, kernels):
+    """Half to even: 1 + 1/256 is 1, and 1 + 3/256 is 1 + 1/64."""
+    kernels(mode)
+    p = nn.Parameter(torch.ones(64, dtype=torch.bfloat16))
+    optimizer, seen = lo.optim.SGD([p], lr=1.0, momentum=1.0), []
+    for gradient in (-1 / 256, -1 / 256):  # the momentum grows: 1/256, then 2/256 more
+        p.grad = torch.full_like(p, gradient)
+        optimizer.step()
+        seen.append(float(p.detach()[5]))
+    assert seen == [1.0, 1 + 1 / 64]
+
+
+def test_sums_that_are_remembered_are_those_of_the_present_state():
+    def made():
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(100))
+        return p, lo.optim.ECD([p], lr=0.02, delta_energy=1.0, weight_decay=0.1)
+
+    p, optimizer = made()
+    walk(optimizer, [p], 3)
+    saved = optimizer.state_dict()
+    expected = walk(optimizer, [p], 2)[-1]
+    optimizer.load_state_dict(saved)
+    assert not differences(expected, walk(optimizer, [p], 2)[-1])
+    for again in (optimizer, made()[1]):  # one that remembers other sums, one that remembers none
+        again.load_state_dict(saved)
+        again.param_groups[0]["params"][0].data.mul_(1.5)
+        assert again.adopt() == 100
+    states = [walk(o, o.param_groups[0]["params"], 2)[-1] for o in (optimizer, again)]
+    assert not differences(*states)
+
+
+@COMPILED
+@pytest.mark.parametrize("lanes", [1500, 3000])
+def test_compiled_sums_of_squares_fold_in_the_same_order(lanes, kernels, monkeypatch):
+    kernels("native")
+    monkeypatch.setattr(tape, "MAX_LANES", lanes)
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(10_001))
+    optimizer = lo.optim.ECD([p], lr=0.02, delta_energy=1.0, weight_decay=0.1)
+    walk(optimizer, [p], 3)
+    block = optimizer._slots[0].block
+    part = lo.exact.Part(block, 0, block.size, {}, 1, lo.exact.World([]))
+    for name in ("p", "q"):
+        lattice = block.lattices[name]
+        found, lattice.square = lattice.square, None
+        assert found is not None and torch.equal(found, part.square(name))
+
+
+@pytest.mark.parametrize("betas", [(0.13, 0.14), (0.5, 0.07)])
+def test_contractions_by_more_than_a_head_can_take(betas):
+    p = nn.Parameter(torch.randn(100))
+    optimizer = lo.optim.Adam([p], lr=0.01, betas=betas)
+    assert walk_back(optimizer, [p], walk(optimizer, [p], STEPS)) == []
+
+
 class Odd(lo.optim.SGD):
     """Formulas that are not arithmetic on one element, or read a sum that they do not declare."""
 
@@ -306,6 +368,17 @@ def test_other_formulas_are_done_op_by_op(drift, monkeypatch):
     optimizer = Odd([p], lr=0.1)
     states = walk(optimizer, [p], STEPS)
     assert differences(states[0], states[-1]) and walk_back(optimizer, [p], states) == []
+
+
+def test_a_momentum_that_grows(monkeypatch):
+    """A zero in a lane that the last row does not reach would not stay one."""
+    grows = (lo.exact.Contract("p", lambda part: 1.25), lo.exact.Shear("p", lambda part: part.gradient))
+    monkeypatch.setattr(Odd, "drift", staticmethod(lambda part: part.value("p") * part["lr"]))
+    monkeypatch.setattr(Odd, "kicks", lambda self: grows, raising=False)
+    p = nn.Parameter(torch.randn(100))
+    optimizer = Odd([p], lr=0.01)
+    states = walk(optimizer, [p], 40)
+    assert walk_back(optimizer, [p], states) == []
 
 
 def test_a_sum_over_all_parameters_must_be_declared(monkeypatch):

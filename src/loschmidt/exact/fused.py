@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import native, rowwise
@@ -56,7 +57,7 @@ class Operands:
         gradients: Sequence[torch.Tensor] | None,
         inspect: Callable[[], None],
     ):
-        self.starts = torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int64)
+        self.starts = np.array([0, *itertools.accumulate(sizes)], np.int64)
         self.originals, self.inspect = list(weights), inspect
         self.weights = [w.detach().contiguous() for w in weights]  # the parameters themselves, as a rule
         self.gradients = None if gradients is None else [g.contiguous() for g in gradients]
@@ -259,7 +260,7 @@ class Walk:
         self.sums = torch.zeros(shape, dtype=torch.float64, device=self.block.device)
         self.numbers, self.splittable = list(trace.parameters), True
         self.at = {"forward": forward} | self._constants()
-        self.P = torch.tensor(self.numbers or [0.0], dtype=torch.float64)
+        self.P = np.array(self.numbers or [0.0])  # numpy: small arrays, made at each step
         self.function = self._native()
 
     def _constants(self) -> dict[Any, Any]:
@@ -310,7 +311,7 @@ class Walk:
 
     def _compiled(self, first: int, last: int) -> None:
         block, operands, peaks = self.block, self.operands, len(self.peaks)
-        found = torch.zeros(peaks + 2, dtype=torch.int64)
+        found = np.zeros(peaks + 2, np.int64)
         gradients, weights = (_addresses(x or ()) for x in (operands.gradients, operands.weights))
         numbers = {
             "first": first,
@@ -320,11 +321,11 @@ class Walk:
             "pieces": len(operands.starts) - 1,
             "threads": torch.get_num_threads(),
         }
-        tensors = {"starts": operands.starts, "gradients": gradients, "weights": weights, "heads": block.lanes.heads}
-        tensors |= {"P": self.P, "found": found, "squares": self.sums}
-        pointers = {name: x.data_ptr() for name, x in tensors.items()}
+        arrays = {"starts": operands.starts, "gradients": gradients, "weights": weights, "P": self.P, "found": found}
+        pointers = {name: x.ctypes.data for name, x in arrays.items()}
+        pointers |= {"heads": block.lanes.heads.data_ptr(), "squares": self.sums.data_ptr()}
         native.call(self.function, numbers, pointers, [x.n.data_ptr() for x in self.lattices.values()])
-        largest = found[:peaks].view(torch.float64).tolist()
+        largest = found[:peaks].view(np.float64).tolist()
         self.peaks = [max(a, b) if b == b else b for a, b in zip(self.peaks, largest, strict=True)]
         self.edited |= bool(found[peaks])
         self.check += int(found[peaks + 1])
@@ -332,7 +333,7 @@ class Walk:
     def _on_tensors(self, first: int, last: int) -> None:
         block, operands = self.block, self.operands
         lanes, reads = block.lanes.heads.numel(), any(i[0] == "gradient" for i in self.trace.instructions)
-        P = self.P.to(block.device)
+        P = torch.from_numpy(self.P).to(block.device)
         evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
         steps = [i[:2] if i[0] == "exchange" else i for i in self.trace.instructions]  # n and d are parameters
         for row in range(first, last) if self.forward else reversed(range(first, last)):
@@ -355,5 +356,5 @@ class Walk:
                 self.sums[i, row * groups : row * groups + len(sums)] = sums
 
 
-def _addresses(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.tensor([t.data_ptr() for t in tensors], dtype=torch.int64)
+def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:
+    return np.array([t.data_ptr() for t in tensors], np.int64)

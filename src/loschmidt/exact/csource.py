@@ -75,7 +75,7 @@ static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
 typedef struct {
   i64 first, last, lanes, size, pieces, threads;
   const i64 *starts; void *const *gradients; void *const *weights;
-  void *lattices[4]; double *heads; const double *P; u64 *found; double *squares;
+  void *lattices[4]; double *heads[2]; const double *P; u64 *found; double *squares;
 } Args;
 """
 
@@ -91,6 +91,7 @@ class Layout:
         view: dtype of parameters and gradients.
         shown: whether the pass writes the float view of "q".
         squares: names whose sums of squares are wanted.
+        apart: whether "q" has lanes of its own.
         tile: lanes taken at a time by a thread.
         chunk: elements whose squares are summed at a time.
     """
@@ -101,6 +102,7 @@ class Layout:
     view: torch.dtype
     shown: bool
     squares: tuple[str, ...]
+    apart: bool
     tile: int
     chunk: int
 
@@ -122,11 +124,13 @@ def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, con
     view, integer = _C[layout.view], _INT[layout.dtype]
     gradient = any(i[0] == "gradient" for i in instructions)
     declared = [f"{integer} *restrict x{i}" for i in range(len(layout.lattices))]
-    declared += [f"const {view} *restrict g", f"{view} *restrict w", "double *restrict h"]
+    declared += [f"const {view} *restrict g", f"{view} *restrict w"]
+    declared += [f"double *restrict h{k}" for k in body.heads]
     declared += [f"double *restrict s{i}" for i in range(len(layout.squares))]
     given = [f"({integer} *)a->lattices[{i}] + at" for i in range(len(layout.lattices))]
     given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
-    given += [f"({view} *)a->weights[j] + in" if layout.shown else "0", "a->heads + lane"]
+    given += [f"({view} *)a->weights[j] + in" if layout.shown else "0"]
+    given += [f"a->heads[{k}] + lane" for k in body.heads]
     given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
     word = "u64" if layout.view is torch.float64 else "u32"
     accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0;"
@@ -177,9 +181,8 @@ void run(const Args *a) {{
       }}
       i64 done = end > base + tile ? end - base - tile : 0;
       for (i64 lane = tile + done; lane < tile + m; lane++) {{
-        double h = a->heads[lane]; const double *P = a->P; (void)P;
+        const double *P = a->P; (void)P;
 {body.idle()}
-        a->heads[lane] = h;
       }}
       m = done; (void)rows; (void)groups; (void)sums;
 {total}
@@ -199,9 +202,10 @@ class _Body:
     def __init__(self, layout: Layout, constants: dict):
         self.layout, self.at, self.lines, self.idles = layout, constants, [], []
         self.now: dict[str, tuple[str, ...]] = {}  # a lattice's present variables: (x,) or (H, W)
-        self.head, self.fresh, self.used, self.touched = "h[i]", 0, set(), []
+        self.heads: dict[int, str] = {}  # the present variable of each head that is used
+        self.fresh, self.used, self.touched = 0, set(), []
         self.forward = constants["forward"]
-        self.heads, self.plain = False, {}
+        self.plain: dict[str, str] = {}
 
     def _let(self, text: str, kind: str = "double") -> str:
         self.fresh += 1
@@ -279,11 +283,12 @@ class _Body:
 
     def _exchange(self, number: int, name: str) -> None:
         n, d, minus, rn, rd = (self._p("exchange", number, k) for k in ("n", "d", "minus", "rn", "rd"))
-        self.heads = True
+        lanes = int(name == "q" and self.layout.apart)
+        head = self.heads.get(lanes, f"h{lanes}[i]")
         self.touched.append(name)
         x = self._lattice(name)
-        above = self._let(f"FLOOR_DIV({self.head}, {rn})")
-        t = self._let(f"MAD(-{above}, {n}, {self.head})")
+        above = self._let(f"FLOOR_DIV({head}, {rn})")
+        t = self._let(f"MAD(-{above}, {n}, {head})")
         if len(x) == 1:
             t = self._let(f"MAD({self._plain(name, x[0])}, {minus}, {t})")
         else:
@@ -293,7 +298,7 @@ class _Body:
             t = self._let(f"MAD({x[1]}, {minus}, {t})")
             t = self._let(f"MAD({rest}, {self._p('split', name)}, {t})")
         k = self._let(f"FLOOR_DIV({t}, {rd})")
-        self.head = self._let(f"MAD({above}, {d}, MAD(-{k}, {d}, {t}))")
+        self.heads[lanes] = self._let(f"MAD({above}, {d}, MAD(-{k}, {d}, {t}))")
         if len(x) == 1:
             self.now[name] = (self._let(f"{x[0]} + {k}"),)
         else:
@@ -301,7 +306,8 @@ class _Body:
         p = [f"P[{self.at['exchange', number, key]}]" for key in ("n", "d", "rn")]
         used = f"{p[0]} <= {p[1]}" if self.forward else f"{p[0]} >= {p[1]}"  # see tape.idles
         self.idles.append(
-            f"        if ({used}) {{ double b = FLOOR_DIV(h, {p[2]}); h = b * {p[1]} + (h - b * {p[0]}); }}"
+            f"        if ({used}) {{ double *h = a->heads[{lanes}] + lane, b = FLOOR_DIV(*h, {p[2]}); "
+            f"*h = b * {p[1]} + (*h - b * {p[0]}); }}"
         )
 
     def _shear(self, name: str, units: str, sign: int, peak: int) -> None:
@@ -334,8 +340,8 @@ class _Body:
         for i, name in enumerate(self.layout.squares):
             v = self._let(f"{self._value(name)} * {self._p('scale', name)}")
             self.lines.append(f"    s{i}[i] = {v} * {v};")
-        if self.heads:
-            self.lines.append(f"    h[i] = {self.head};")
+        for k, head in self.heads.items():
+            self.lines.append(f"    h{k}[i] = {head};")
 
     def constants(self) -> str:
         """Parameters that the loop reads, and what far lattices are split at."""

@@ -4,7 +4,7 @@ A block is deep if it has more elements than lanes. Its ops are done row by row,
 next row, which is one walk over memory. Blocks of one row, parts of a block, and whatever `trace` does not
 understand are done op by op.
 
-Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam 60, AdamW with decay 76, as its moments are read twice.
+Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam and AdamW 60.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from . import native, rowwise
 from .csource import Layout
 from .digest import chunk_sums, folded, words_sum
 from .lattice import peak
-from .tape import in_one_go, pads
+from .tape import Lanes, in_one_go, pads
 from .trace import Trace, TracedPart, Untraceable
 from .world import CHUNK, Block, Part
 
@@ -135,11 +135,19 @@ class Pass:
                 trace.peak_of |= {number: known} if trace.peaks > known else {}
         finally:
             self.block.changing = ()
-        pairs = [i[2:] for i in trace.instructions if i[0] == "exchange"]
-        pairs = pairs if forward else [(d, n) for n, d in reversed(pairs)]
-        if not (in_one_go(pairs) and all(pads(n, d) for n, d in pairs)):
-            raise Untraceable("contractions by too much")
+        for _, pairs in self._exchanges(trace, forward):
+            if not (in_one_go(pairs) and all(pads(n, d) for n, d in pairs)):
+                raise Untraceable("contractions by too much")
         return trace
+
+    def _exchanges(self, trace: Trace, forward: bool) -> list[tuple[Lanes, list[tuple[int, int]]]]:
+        """Lanes that are used, and what is done to them a row, each fraction as it is on the way forward."""
+        used: dict[int, tuple[Lanes, list[tuple[int, int]]]] = {}
+        for _, name, *pair in [i for i in trace.instructions if i[0] == "exchange"]:
+            lanes = self.block.lanes_of(name)
+            used.setdefault(id(lanes), (lanes, []))[1].append(tuple(pair))
+        turned = [(lanes, [(d, n) for n, d in reversed(pairs)]) for lanes, pairs in used.values()]
+        return list(used.values()) if forward else turned
 
     def run(self, operands: Operands, shown: bool) -> int:
         """Do it; the sum of the gradient's words, where it was read on the way forward (else 0).
@@ -220,22 +228,21 @@ class Pass:
     def _walk(self, trace: Trace, operands: Operands, shown: bool, far: set[str], forward: bool) -> "Walk":
         """There or back through the rows; words of the tape are moved between rows when they are due."""
         walk = Walk(self, trace, operands, shown, far, forward)
-        lanes, pairs = self.block.lanes, [i[2:] for i in trace.instructions if i[0] == "exchange"]
-        first, last = 0, lanes.depth
-        if pairs and forward:
-            for row in range(lanes.depth):
-                if lanes.is_due(pairs):
-                    walk.rows(first, row)
-                    first = row
-                lanes.prepare(pairs, True)
-        elif pairs:
-            pairs = [(d, n) for n, d in reversed(pairs)]
-            for row in reversed(range(lanes.depth)):
-                if lanes.is_due_back():
-                    walk.rows(row, last)
-                    last = row
-                lanes.unprepare(pairs, True)
-        walk.rows(first, last)
+        used, rows = self._exchanges(trace, forward), self.block.lanes.depth
+        done = counted = 0  # rows, from the first or on the way back from the last
+        while used and counted < rows:
+            free = min(lanes.free(pairs) if forward else lanes.free_back() for lanes, pairs in used)
+            free = int(min(free, rows - counted))
+            for lanes, pairs in used:
+                lanes.skip(pairs, free if forward else -free)
+            counted += free
+            if counted < rows:  # words are moved before a row is done, and so after it is undone
+                border = counted if forward else counted + 1
+                walk.rows(done, border)
+                done, counted = border, counted + 1
+                for lanes, pairs in used:
+                    (lanes.prepare if forward else lanes.unprepare)(pairs, True)
+        walk.rows(done, rows)
         return walk
 
 
@@ -255,6 +262,7 @@ class Walk:
         self.lattices, self.ends, self.far = done.lattices, done.ends, far
         self.squares = done.squares if forward == done.forward else []
         self.peaks, self.edited, self.check = [0.0] * trace.peaks, False, 0
+        self.rows_of = self.block.lanes.depth
         groups = -(-self.block.lanes.heads.numel() // CHUNK)
         shape = (len(self.squares), self.block.lanes.depth * groups)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=self.block.device)
@@ -299,13 +307,15 @@ class Walk:
             view=self.block.dtype,
             shown=self.shown,
             squares=tuple(self.squares),
+            apart=self.block.drift_lanes is not None,
             tile=TILE,
             chunk=CHUNK,
         )
         return native.function(self.trace.instructions, self.trace.peaks, layout, self.at)
 
-    def rows(self, first: int, last: int) -> None:
-        """Do rows [first, last), in the direction of the pass."""
+    def rows(self, done: int, count: int) -> None:
+        """Do rows [done, count) of those on the way, which begins with the last row on the way back."""
+        first, last = (done, count) if self.forward else (self.rows_of - count, self.rows_of - done)
         if first < last:
             self._compiled(first, last) if self.function else self._on_tensors(first, last)
 
@@ -323,8 +333,9 @@ class Walk:
         }
         arrays = {"starts": operands.starts, "gradients": gradients, "weights": weights, "P": self.P, "found": found}
         pointers = {name: x.ctypes.data for name, x in arrays.items()}
-        pointers |= {"heads": block.lanes.heads.data_ptr(), "squares": self.sums.data_ptr()}
-        native.call(self.function, numbers, pointers, [x.n.data_ptr() for x in self.lattices.values()])
+        pointers |= {"squares": self.sums.data_ptr()}
+        heads = [lanes.heads.data_ptr() for lanes in block.tapes]
+        native.call(self.function, numbers, pointers, [x.n.data_ptr() for x in self.lattices.values()], heads)
         largest = found[:peaks].view(np.float64).tolist()
         self.peaks = [max(a, b) if b == b else b for a, b in zip(self.peaks, largest, strict=True)]
         self.edited |= bool(found[peaks])
@@ -341,10 +352,11 @@ class Walk:
             g = operands.span(operands.gradients, start, stop)[0] if reads else None
             w, put = operands.span(operands.weights, start, stop) if self.shown else (None, lambda: None)
             n = {name: lattice.n[start:stop] for name, lattice in self.lattices.items()}
-            heads = block.lanes.heads[: stop - start]
-            peaks, edited = evaluate(steps, n, g, w, heads, P, self.at)
+            used = {i[1]: block.lanes_of(i[1]).heads for i in steps if i[0] == "exchange"}
+            peaks, edited = evaluate(steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.at)
             put()
-            rowwise.idle_(self.trace.instructions, block.lanes.heads[stop - start :], P, self.at)
+            idle = {name: heads[stop - start :] for name, heads in used.items()}
+            rowwise.idle_(self.trace.instructions, idle, P, self.at)
             self.peaks = [max(a, float(b)) if b == b else float(b) for a, b in zip(self.peaks, peaks, strict=True)]
             self.edited |= edited is not None and bool(edited.any())
             if reads and self.forward:

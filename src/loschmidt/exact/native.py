@@ -79,8 +79,8 @@ class _Args(ctypes.Structure):
     _fields_ = (
         [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads")]
         + [(k, ctypes.c_void_p) for k in ("starts", "gradients", "weights")]
-        + [("lattices", ctypes.c_void_p * 4)]
-        + [(k, ctypes.c_void_p) for k in ("heads", "P", "found", "squares")]
+        + [("lattices", ctypes.c_void_p * 4), ("heads", ctypes.c_void_p * 2)]
+        + [(k, ctypes.c_void_p) for k in ("P", "found", "squares")]
     )
 
 
@@ -139,7 +139,9 @@ def _processor() -> str:
         return platform.processor() + platform.machine()
 
 
-def call(function, numbers: dict[str, int], pointers: dict[str, int], lattices: Sequence[int]) -> None:
+def call(
+    function: Any, numbers: dict[str, int], pointers: dict[str, int], lattices: Sequence[int], heads: Sequence[int]
+) -> None:
     """Run a pass; the GIL is released meanwhile."""
-    args = _Args(**numbers, **pointers, lattices=(ctypes.c_void_p * 4)(*lattices))
+    args = _Args(**numbers, **pointers, lattices=(ctypes.c_void_p * 4)(*lattices), heads=(ctypes.c_void_p * 2)(*heads))
     function(ctypes.byref(args))

@@ -79,8 +79,8 @@ def _groups(ops: Sequence[Op], offset: int) -> list[Group]:
 
 
 def _joins(groups: list[Group], border: int, world: World) -> bool:
-    """Whether two groups can be one walk: the last kicks and the first drifts, if these leave the tape alone
-    (on the way back all drifts are undone before any kick, and the tape is last in, first out)."""
+    """Whether two groups can be one walk: the last kicks and the first drifts, if these have lanes of their own or
+    leave the tape alone (on the way back all drifts are undone before any kick, and lanes are last in, first out)."""
     if len(groups) < 2 or groups[1][0] != border:
         return False
     (_, kicks), (_, drifts) = groups
@@ -88,7 +88,9 @@ def _joins(groups: list[Group], border: int, world: World) -> bool:
     return (
         plain
         and not {op.target for op in kicks} & {name for op in drifts for name in op.needs}
-        and all(isinstance(op, Shear) or not op.pairs(part) for op in drifts for part in world.parts)
+        and "q" not in {op.target for op in kicks}
+        and all(op.target == "q" for op in drifts)
+        and all(isinstance(op, Shear) or part.block.drift_lanes for op in drifts for part in world.deep)
     )
 
 

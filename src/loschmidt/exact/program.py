@@ -118,7 +118,7 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
     for part, pairs in chosen:
         lattice = part.block.lattices[target]
         for n, d in pairs:
-            contract_(part.integers(target), part.start, part.block.lanes, n, d)
+            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
             shrinks = n < d and part.size == lattice.n.numel()
             lattice.bound = lattice.bound * (n / d if shrinks else max(1.0, n / d)) + 2
         if pairs:
@@ -132,13 +132,13 @@ def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Fact
             lattice = part.block.lattices[target]
             for n, d in reversed(pairs_of(part)):
                 world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
-                uncontract_(part.integers(target), part.start, part.block.lanes, n, d)
+                uncontract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
                 lattice.bound = lattice.bound * max(1.0, d / n) + 2
                 undone.append((part, n, d))
                 part.forget(target)
     except LatticeOverflow:
         for part, n, d in reversed(undone):
-            contract_(part.integers(target), part.start, part.block.lanes, n, d)
+            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
         raise
     world.refine_back(target)
 

@@ -20,7 +20,7 @@ def evaluate(
     lattices: dict[str, torch.Tensor],
     gradient: torch.Tensor | None,
     weights: torch.Tensor | None,
-    heads: torch.Tensor | None,
+    heads: dict[str, torch.Tensor],
     P: torch.Tensor,
     at: dict,
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
@@ -31,7 +31,7 @@ def evaluate(
         lattices: integers by name, shape (m,).
         gradient: shape (m,), in its own dtype.
         weights: shape (m,): the float view of "q", compared first and written last; None where it is not shown.
-        heads: float64, shape (m,).
+        heads: float64, shape (m,), by lattice.
         P: parameters, float64.
         at: index in P of what exchanges and lattices need; see `csource.printed`.
 
@@ -62,7 +62,7 @@ def evaluate(
             peaks.append(of(a[0]).abs().amax())
             continue
         elif op == "exchange":
-            exchange_(lattices[a[0]], heads, P[at["exchange", number, "n"]], P[at["exchange", number, "d"]])
+            exchange_(lattices[a[0]], heads[a[0]], P[at["exchange", number, "n"]], P[at["exchange", number, "d"]])
             continue
         else:
             end = P[at["end", a[0]]]
@@ -106,10 +106,11 @@ def bits(x: torch.Tensor) -> torch.Tensor:
     return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
-def idle_(instructions: Sequence[Instruction], heads: torch.Tensor, P: torch.Tensor, at: dict) -> None:
+def idle_(instructions: Sequence[Instruction], idle: dict[str, torch.Tensor], P: torch.Tensor, at: dict) -> None:
     """What exchanges do to lanes that the last row does not reach: x = 0, so u comes back as the remainder."""
     for number, (op, *a) in enumerate(instructions):
-        if op == "exchange" and heads.numel() and idles(*(a[1:] if at["forward"] else a[:0:-1])):
+        if op == "exchange" and idle[a[0]].numel() and idles(*(a[1:] if at["forward"] else a[:0:-1])):
             n, d = P[at["exchange", number, "n"]], P[at["exchange", number, "d"]]
+            heads = idle[a[0]]
             above = (heads / n).floor()
             heads.copy_(above * d + (heads - above * n))

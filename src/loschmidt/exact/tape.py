@@ -17,6 +17,7 @@ give bits back (a rescale with c > 1) before it has written any, and `bits` may 
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,7 @@ _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, a
 _DEEP = 1  # so much less where there are several rows: compiled passes divide by multiplying, below 2**51
 MOST = 3.9  # bits by which heads may grow or shrink between two moves of words
 _ROW = 7  # numbers of a move in a file
+_LAST = 0 if sys.byteorder == "little" else 64 // _WORD - 1  # of a float64's words: the one with its last bits
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
 
@@ -72,6 +74,11 @@ def in_one_go(pairs: Sequence[tuple[int, int]]) -> bool:
     """Whether words need not move between these operations, one after the other."""
     low, high, *_ = _range(tuple(pairs), _LOW - _DEEP)
     return max(high, -low) <= MOST * _UNIT
+
+
+def _times(room: int, step: int) -> float:
+    """How many times one can go up by `step` and start from within the room: at 0, `step`, 2 `step`, ..."""
+    return 0 if room < 0 else math.inf if step <= 0 else room // step + 1
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,21 @@ class Lanes:
             return True
         return self.depth > 1 and last == self.size and not first % self.heads.numel() and pads(n, d)
 
-    def is_due(self, pairs: Sequence[tuple[int, int]]) -> bool:
-        """Whether `prepare` would move words."""
-        low, high, *_ = _range(tuple(pairs), self.bottom)
-        return self.high + high > self.top * _UNIT or self.low + low < self.bottom * _UNIT
+    def free(self, pairs: Sequence[tuple[int, int]]) -> float:
+        """Before how many calls of `prepare` in a row no words will be moved."""
+        low, high, down, up = _range(tuple(pairs), self.bottom)
+        above, below = self.top * _UNIT - self.high - high, self.low + low - self.bottom * _UNIT
+        return min(_times(above, up), _times(below, -down))
 
-    def is_due_back(self) -> bool:
-        """Whether `unprepare` would move words."""
-        return bool(self.moves) and self.moves[-1].index == self.index - 1
+    def free_back(self) -> float:
+        """Before how many calls of `unprepare` in a row no words will be moved."""
+        return self.index - 1 - self.moves[-1].index if self.moves else math.inf
+
+    def skip(self, pairs: Sequence[tuple[int, int]], count: int) -> None:
+        """`prepare`, on every lane, `count` times before which no words are moved; or, if negative, `unprepare`."""
+        _, _, down, up = _range(tuple(pairs), self.bottom)
+        self._shift(count * up, count * down, True, 1)
+        self.index += count
 
     def prepare(self, pairs: Sequence[tuple[int, int]], whole: bool) -> None:
         """Make room for one `pop n, push d` after the other on some lanes (`whole`: on every lane)."""
@@ -235,7 +249,9 @@ class Lanes:
     def _pop_low(self, lanes: torch.Tensor | None) -> np.ndarray:
         heads = self.heads if lanes is None else self.heads[lanes]
         kept = (heads * 2.0**-_WORD).floor_()
-        words = (heads - kept * 2.0**_WORD).to(torch.int32).cpu().numpy().astype(np.uint16)
+        rest = heads - kept * 2.0**_WORD
+        # The last 16 bits of 2**52 + rest are rest itself.
+        words = rest.add_(2.0**52).view(torch.int16)[_LAST :: 64 // _WORD].contiguous().cpu().numpy().view(np.uint16)
         if lanes is None:
             self.heads.copy_(kept)
         else:

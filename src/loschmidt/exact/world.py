@@ -29,6 +29,8 @@ class Block:
     Attributes:
         lattices: by name; "q" holds the parameters.
         lanes: the tape of this block.
+        drift_lanes: the tape of "q", if its contractions have one of their own: then drifts can be done in the same
+            walk as kicks, which are undone in another.
         dtype: of the parameters and their gradients.
         key: tells it from the other blocks, for random draws.
         shown: shape (size,): the parameters as they were last written, in their dtype; None in a deep block.
@@ -39,6 +41,7 @@ class Block:
 
     lattices: dict[str, Lattice]
     lanes: Lanes
+    drift_lanes: Lanes | None = None
     dtype: torch.dtype = torch.float64
     key: tuple[int, ...] = ()
     shown: torch.Tensor | None = None
@@ -46,6 +49,15 @@ class Block:
     operands: Any = None
     changing: Sequence[str] = ()
     _gradient: torch.Tensor | None = None
+
+    @property
+    def tapes(self) -> list[Lanes]:
+        """All its lanes."""
+        return [self.lanes] if self.drift_lanes is None else [self.lanes, self.drift_lanes]
+
+    def lanes_of(self, name: str) -> Lanes:
+        """Those that a lattice's contractions use."""
+        return self.drift_lanes if name == "q" and self.drift_lanes is not None else self.lanes
 
     @property
     def size(self) -> int:
@@ -258,7 +270,7 @@ class World:
                 bits = min(bits + spare, lattice.exponent)
             else:
                 bits = min(bits, 3, lattice.exponent)
-                contract_(lattice.n, 0, block.lanes, 1, 1 << bits)
+                contract_(lattice.n, 0, block.lanes_of(target), 1, 1 << bits)
                 lattice.bound = lattice.bound / 2**bits + 1
             lattice.exponent -= bits
             self.coarsened.append((self.position, self.blocks.index(block), bits if lattice.bound else -bits))
@@ -296,7 +308,7 @@ class World:
             _, index, bits = self.coarsened.pop()
             lattice = blocks[index].lattices[target]
             if bits > 0:
-                uncontract_(lattice.n, 0, blocks[index].lanes, 1, 1 << bits)
+                uncontract_(lattice.n, 0, blocks[index].lanes_of(target), 1, 1 << bits)
                 lattice.bound = math.inf
             elif peak(lattice.n):
                 continue  # off the recorded path, on which it is zero here: the coarse resolution stays

@@ -9,7 +9,6 @@ drifts  q <- (1 - lr weight_decay) q  (AdamW)      log2(1/(1 - lr weight_decay))
         q <- q - lr m^/(sqrt v^ + eps),  m^ = m/(1 - b1^t), v^ = v/(1 - b2^t)
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -180,7 +179,7 @@ def _moments(gradient) -> tuple[Op, ...]:
 def _step(part: Part) -> torch.Tensor:
     b1, b2 = part["betas"]
     # v is a sum of squares, but rounding of its contraction may leave it a unit below zero.
-    root = part.value("v").clamp_min(0.0).sqrt_().div_(math.sqrt(1 - b2**part.count)).add_(part["eps"])
+    root = part.value("v").clamp_min(0.0).mul_(1 / (1 - b2**part.count)).sqrt_().add_(part["eps"])
     return part.value("m").div(root).mul_(-part["lr"] / (1 - b1**part.count))
 
 

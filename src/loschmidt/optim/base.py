@@ -276,7 +276,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         items: list[Any] = [self.steps, *(f"{k}={v.hex()}" for k, v in sorted(self.carried.items()))]
         for block, slots in flat.by_block(self._slots):
             items += [x for name, lat in block.lattices.items() for x in (name, lat.exponent, lat.n)]
-            items += [s.count for s in slots] + [block.lanes.digest()]
+            items += [s.count for s in slots] + [lanes.digest() for lanes in block.tapes]
         return digest(items)
 
     def tensor_digests(self) -> dict[str, str]:

@@ -95,6 +95,7 @@ def build(
     exponents: dict[str, int],
     dtype: torch.dtype,
     seed: int,
+    decays: bool = False,
 ) -> list[Slot]:
     """Blocks and slots for one param group; the parameters are snapped to the lattice "q".
 
@@ -105,6 +106,7 @@ def build(
         exponents: e of each lattice's resolution 2**-e, "q" among them; the others start at zero.
         dtype: torch.int64 or torch.int32.
         seed: key of the tape's starting heads.
+        decays: whether drifts contract "q": deep blocks then have lanes of their own for it.
     """
     named = list(parameters)
     # Everything is rounded before anything is written, so that a refused value leaves all weights as they were.
@@ -117,9 +119,11 @@ def build(
         block = Block(
             {k: Lattice(q if k == "q" else torch.zeros_like(q), e) for k, e in exponents.items()},
             Lanes(q.numel(), (seed, group, number), device),
-            kind,
-            (group, number),
+            dtype=kind,
+            key=(group, number),
         )
+        if block.deep and decays:
+            block.drift_lanes = Lanes(q.numel(), (seed, group, number, "drift"), device)
         if not block.deep:
             block.shown = torch.empty(q.numel(), dtype=kind, device=device)
         at = 0

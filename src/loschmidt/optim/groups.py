@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..exact import Contract, Rescale
 from . import flat, serial
 from .settings import refuse_group
 
@@ -31,10 +32,15 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
     add_to_torchs(param_group | {"params": params})
     try:
         named = list(zip(names, optimizer.param_groups[-1]["params"], strict=False))
-        new = flat.build(group, named, at, optimizer._exponents, optimizer.lattice, optimizer.seed)
+        new = flat.build(group, named, at, optimizer._exponents, optimizer.lattice, optimizer.seed, _decays(optimizer))
     except BaseException:
         optimizer.param_groups.pop()
         raise
     optimizer._slots += new
-    optimizer.tape.lanes += [block.lanes for block, _ in flat.by_block(new)]
+    optimizer.tape.lanes += [lanes for block, _ in flat.by_block(new) for lanes in block.tapes]
     serial.expose(optimizer, new)
+
+
+def _decays(optimizer: "ReversibleOptimizer") -> bool:
+    """Whether its drifts contract parameters."""
+    return any(isinstance(op, (Contract, Rescale)) and op.target == "q" for op in optimizer.drifts())

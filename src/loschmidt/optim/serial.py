@@ -111,11 +111,12 @@ def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
             s.integers(k).copy_(integers[k])
         s.count = meta["counts"][s.index]
     blocks = [block for block, _ in flat.by_block(optimizer._slots)]
-    for block, exponents, lanes in zip(blocks, meta["exponents"], parsed.lanes, strict=True):
+    lanes = iter(parsed.lanes)
+    for block, exponents in zip(blocks, meta["exponents"], strict=True):
         for name, e in exponents.items():
             block.lattices[name].exponent = e
             block.lattices[name].replaced()
-        block.lanes = lanes
+        block.lanes, block.drift_lanes = next(lanes), block.drift_lanes and next(lanes)
     optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
     optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
     optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
@@ -168,8 +169,8 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
     keys = [key for group in groups for key in group["params"]]  # numbers; names in torch.distributed.checkpoint
     integers = [_integers(s, given["state"].get(key), meta) for s, key in zip(slots, keys, strict=True)]
     blocks = [block for block, _ in flat.by_block(slots)]
-    lanes = []
-    for i, (block, about) in enumerate(zip(blocks, meta["lanes"], strict=True)):
+    lanes, owners = [], [block for block in blocks for _ in block.tapes]
+    for i, (block, about) in enumerate(zip(owners, meta["lanes"], strict=True)):
         lanes.append(Lanes(block.size, device=block.device))
         lanes[-1].load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
     journal = Journal.from_state({k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")})

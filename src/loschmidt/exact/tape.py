@@ -36,7 +36,7 @@ _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, a
 _DEEP = 1  # so much less where there are several rows: compiled passes divide by multiplying, below 2**51
 MOST = 3.9  # bits by which heads may grow or shrink between two moves of words
 _ROW = 7  # numbers of a move in a file
-_LAST = 0 if sys.byteorder == "little" else 64 // _WORD - 1  # of a float64's words: the one with its last bits
+_LAST = 0 if sys.byteorder == "little" else 3  # of a float64's four words: the one with its last bits
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
 
@@ -162,8 +162,8 @@ class Lanes:
     def free(self, pairs: Sequence[tuple[int, int]]) -> float:
         """Before how many calls of `prepare` in a row no words will be moved."""
         low, high, down, up = _range(tuple(pairs), self.bottom)
-        above, below = self.top * _UNIT - self.high - high, self.low + low - self.bottom * _UNIT
-        return min(_times(above, up), _times(below, -down))
+        above = _times(self.top * _UNIT - self.high - high, up)
+        return min(above, _times(self.low + low - self.bottom * _UNIT, -down))
 
     def free_back(self) -> float:
         """Before how many calls of `unprepare` in a row no words will be moved."""
@@ -171,7 +171,7 @@ class Lanes:
 
     def skip(self, pairs: Sequence[tuple[int, int]], count: int) -> None:
         """`prepare`, on every lane, `count` times before which no words are moved; or, if negative, `unprepare`."""
-        _, _, down, up = _range(tuple(pairs), self.bottom)
+        *_, down, up = _range(tuple(pairs), self.bottom)
         self._shift(count * up, count * down, True, 1)
         self.index += count
 
@@ -249,13 +249,9 @@ class Lanes:
     def _pop_low(self, lanes: torch.Tensor | None) -> np.ndarray:
         heads = self.heads if lanes is None else self.heads[lanes]
         kept = (heads * 2.0**-_WORD).floor_()
-        rest = heads - kept * 2.0**_WORD
-        # The last 16 bits of 2**52 + rest are rest itself.
-        words = rest.add_(2.0**52).view(torch.int16)[_LAST :: 64 // _WORD].contiguous().cpu().numpy().view(np.uint16)
-        if lanes is None:
-            self.heads.copy_(kept)
-        else:
-            self.heads[lanes] = kept
+        rest = heads - kept * 2.0**_WORD + 2.0**52  # whose last 16 bits are what is asked for
+        words = rest.view(torch.int16)[_LAST::4].contiguous().cpu().numpy().view(np.uint16)
+        self.heads[slice(None) if lanes is None else lanes] = kept
         return words
 
     def _push_low(self, lanes: torch.Tensor | None, words: np.ndarray) -> None:

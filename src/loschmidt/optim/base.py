@@ -10,7 +10,7 @@ import torch
 from .. import exact, interrupt
 from ..errors import BelowResolution, InvalidSetting, NonFinite, OutOfReach
 from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
-from . import flat, groups, record, serial
+from . import composed, flat, groups, record, serial
 from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients
 from .replay import Passes
 from .settings import Settings, present, refuse_options, require, require_number
@@ -122,6 +122,8 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """
         with interrupt.critical() as section, torch.no_grad():
             try:
+                if composed.is_composed(self, present(self)):
+                    return self._composed(closure, section)
                 if closure is not None:
                     with torch.enable_grad(), section.interruptible():
                         loss = closure()
@@ -132,6 +134,14 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             finally:
                 flat.release(self._slots)
         return loss
+
+    def _composed(self, closure: Closure | None, section: interrupt.critical) -> Any:
+        if closure is None:
+            raise InvalidSetting(
+                "this step evaluates gradients inside (integrator, or time reversed), and was given none to call.",
+                "pass a closure: step(closure).",
+            )
+        return composed.advance(self, closure, section)
 
     def _advance(self, loss: Any) -> None:
         settings = present(self)
@@ -189,6 +199,8 @@ class ReversibleOptimizer(torch.optim.Optimizer):
                 f"there is no step to undo: this is step {self.steps}, where the record begins.", "take a step first."
             )
         with interrupt.critical() as section, torch.no_grad():
+            if "parts" in self.journal.peek()[1]:
+                return composed.go_back(self, closure, section)
             return self._go_back(closure, section)
 
     def _go_back(self, closure: Closure, section: interrupt.critical) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..dynamics import COMPOSITIONS
 from ..errors import LossBelowF0, NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, sum_of_squares
 from . import flat
@@ -53,6 +54,8 @@ class ECD(ReversibleOptimizer):
             warned of once, as in the published code.
         weight_decay: inside H: it enters potential, kick and energy, and is wound back like all else.
         decoupled: decay outside H, as in AdamW.
+        integrator: "euler" (kick, then drift), or a palindrome of order 2, 4 or 6, by its name in
+            `dynamics.COMPOSITIONS`: these evaluate the gradient inside the step, so that `step` needs a closure.
         resolution: distance of neighbouring lattice points, a power of two.
         lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
         seed: key of scattering and of the tape's reserve.
@@ -69,7 +72,7 @@ class ECD(ReversibleOptimizer):
 
     lattices: ClassVar[dict[str, float | None]] = {"p": None}
     needs_loss: ClassVar[bool] = True
-    shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "s", "delta_energy", "nu", "conserve")
+    shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "s", "delta_energy", "nu", "conserve", "integrator", "mirrored")
     carries: ClassVar[tuple[str, ...]] = ("shell",)
 
     def __init__(
@@ -84,6 +87,7 @@ class ECD(ReversibleOptimizer):
         conserve: Literal["none", "rescale"] = "none",
         weight_decay: float = 0.0,
         decoupled: bool = False,
+        integrator: str = "euler",
         *,
         resolution: float = 2.0**-40,
         lattice: torch.dtype = torch.int64,
@@ -100,6 +104,8 @@ class ECD(ReversibleOptimizer):
             "conserve": conserve,
             "weight_decay": weight_decay,
             "decoupled": decoupled,
+            "integrator": integrator,
+            "mirrored": False,
         }
         self.energy: float | None = None
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
@@ -117,6 +123,22 @@ class ECD(ReversibleOptimizer):
         require(not still, "s", settings["s"], "with s = 0 a start at rest has infinite speed", "set delta_energy > 0.")
         if settings["decoupled"]:
             require_decay(settings)
+        name = settings["integrator"]
+        require(name in COMPOSITIONS, "integrator", name, "unknown", f"use one of {', '.join(COMPOSITIONS)}.")
+        if COMPOSITIONS[name].weights or settings["mirrored"]:
+            for other, plain in (("conserve", "none"), ("nu", 0.0), ("decoupled", False)):
+                why = "only kicks and drifts of H itself are composed, or mirrored in time"
+                require(settings[other] == plain, other, settings[other], why, f"set {other} to {plain!r}.")
+
+    def reverse_time(self) -> None:
+        """Turn time round: the next step begins by flipping momenta, and steps are mirrored from then on.
+
+        With the batches in reverse order (`Trajectory.time_reversed`) the path is followed back, as exactly as the
+        integrator's order and the lattice allow; this is not undoing, which is exact. Called again, it turns back.
+        Steps are then taken with a closure. Going back over the turn is exact, as over any step.
+        """
+        for group in self.param_groups:
+            group["mirrored"] = not group["mirrored"]
 
     def kicks(self) -> Sequence[Op]:
         """Start, rescale, kick."""
@@ -137,7 +159,7 @@ class ECD(ReversibleOptimizer):
                 f"F0 = {first['F0']:g}.",
                 "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
             )
-        start = "shell" not in self.carried
+        start = "shell" not in world.carried
         self.energy = _energy(world, start)
         if start:
             world.scalars["shell"] = self.energy
@@ -210,7 +232,9 @@ def _kick(part: Part) -> torch.Tensor:
     return _force(part) * (-part["lr"] * part["eta"] / potential(part.world))
 
 
-def _drift(part: Part) -> torch.Tensor:
+def _drift(part: Part) -> torch.Tensor | None:
+    if "shell" not in part.world.carried and "shell" not in part.world.scalars and part.world.loss is None:
+        return None  # a palindrome's first half drift, before there is a momentum
     kinetic = part["s"] + part.world.square("p")
     if kinetic == 0:
         raise NonFinite(

@@ -1,5 +1,6 @@
 """What a step leaves behind besides remainders: pushed to the journal with the step, popped when it is undone."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..exact import World
@@ -9,7 +10,14 @@ if TYPE_CHECKING:
     from .base import ReversibleOptimizer
 
 
-def push(optimizer: "ReversibleOptimizer", world: World, settings: Settings, active: list[int], check: int) -> None:
+def push(
+    optimizer: "ReversibleOptimizer",
+    world: World,
+    settings: Settings,
+    active: list[int],
+    check: int,
+    parts: Sequence[dict[str, Any]] = (),
+) -> None:
     """The step is taken: count it, and note what going back needs and what changed since the step before.
 
     Args:
@@ -18,9 +26,10 @@ def push(optimizer: "ReversibleOptimizer", world: World, settings: Settings, act
         settings: that it used.
         active: indices of the slots that took part.
         check: checksum of its gradient.
+        parts: what each kick and drift of a composed step left.
     """
     entry: dict[str, Any] = {"scalars": world.scalars, "buffers": optimizer.passes.done()}
-    entry["coarsened"] = [list(c) for c in world.coarsened]
+    entry |= {"coarsened": [list(c) for c in world.coarsened], "parts": list(parts)}
     entry = {k: v for k, v in entry.items() if v}
     if optimizer._settings is not None and optimizer._settings != settings:
         entry["settings"] = pack(optimizer._settings, settings)

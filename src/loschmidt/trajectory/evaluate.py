@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InvalidSetting, Nondeterministic, SourceChanged
+from ..errors import InvalidSetting, LoschmidtError, Nondeterministic, OutOfReach, SourceChanged
 from ..exact import digest, random
 from ..exact.digest import raw_bytes
 from . import environment, surroundings
@@ -24,8 +24,9 @@ def evaluate(
     if backward:
         traj.optimizer.zero_grad()
         traj.model.zero_grad()  # parameters that the optimizer does not hold: clipping would see old gradients
+    step = traj.moment(step)
     random.seed_all("step", traj.seed, step)
-    batch = traj.data(step)
+    batch = _batch(traj, step)
     if batch is None:
         return None
     if traj._shapes is not None:
@@ -51,6 +52,18 @@ def evaluate(
     return loss
 
 
+def _batch(traj: "Trajectory", step: int) -> Any:
+    try:
+        return traj.data(step)
+    except (IndexError, KeyError, ValueError, LoschmidtError) as error:
+        if step >= 0:
+            raise
+        raise OutOfReach(
+            f"the batch source has no step {step}, before the start: {error}",
+            "give one that has, like lo.data.Schedule; or do not go back past the start.",
+        ) from error
+
+
 def preflight(traj: "Trajectory") -> bool:
     """Compare two evaluations of the present step, bit by bit. Buffers and random states are the caller's care.
 
@@ -63,7 +76,7 @@ def preflight(traj: "Trajectory") -> bool:
     """
     traj._shapes = [] if environment.depends_on_history(traj.model) else None
     step, buffers, untracked = traj.step, traj.buffers.snapshot(), surroundings.checksums(traj)
-    if digest_of(traj.data(step)) != digest_of(traj.data(step)):
+    if digest_of(_batch(traj, traj.moment(step))) != digest_of(_batch(traj, traj.moment(step))):
         raise SourceChanged(
             f"the batch source gave two different batches for step {step}.",
             "make it a function of the step alone, for example lo.data.Schedule(dataset, batch_size=64, seed=0).",

@@ -23,7 +23,7 @@ class Good:
 
 def write(traj: "Trajectory", step: int) -> None:
     """Note digests of the state after `step`, and of its batch."""
-    traj.journal.annotate(digests=_digests(traj), batch=digest_of(traj.data(step)))
+    traj.journal.annotate(digests=_digests(traj), batch=digest_of(traj.data(traj.moment(step))))
 
 
 def _digests(traj: "Trajectory") -> dict[str, str]:

@@ -1,8 +1,7 @@
 """`Trajectory`: a training run as a path in time, along which one can go to any step, forward or back."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from .. import live
 from ..errors import SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
-from ..optim import ReversibleOptimizer, flat, serial
+from ..optim import ReversibleOptimizer
 from ..optim.settings import put
 from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
+from .excursions import Excursions, same
 from .folder import Folder
 from .manifest import is_run
 from .seek import seek
@@ -25,7 +25,7 @@ from .seek import seek
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
 
-class Trajectory:
+class Trajectory(Excursions):
     """A model, an optimizer, a loss and batches by step: a run that `seek` moves to any step, with the same bits.
 
     Each step is evaluated with torch, numpy and `random` seeded from (seed, step); outside a seek their states
@@ -102,6 +102,7 @@ class Trajectory:
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
         self._checked, self._shapes = False, None
+        self.moment: Callable[[int], int] = same  # step -> the step whose batch and lr it has
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
         if tape is not None:
@@ -214,7 +215,7 @@ class Trajectory:
     def _forward(self) -> None:
         step, opt = self.step, self.optimizer
         if self.lr is not None:
-            factor = guard.factor(self.lr, step)
+            factor = guard.factor(self.lr, self.moment(step))
             self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 put(group, {"lr": base * factor})
@@ -227,7 +228,7 @@ class Trajectory:
         """Undo one step. Returns the last state that was found to be as recorded."""
         good = record.compare(self, good)
         entry, step = self.journal.peek()[1], self.step - 1
-        if "batch" in entry and digest_of(self.data(step)) != entry["batch"]:
+        if "batch" in entry and digest_of(self.data(self.moment(step))) != entry["batch"]:
             raise SourceChanged(
                 f"the batch of step {step} is not the one that this step was taken with.",
                 "bring the dataset and the batch source back to what they were.",
@@ -245,75 +246,6 @@ class Trajectory:
         passes.visits += 1  # after `evaluate`, which clears gradients and so begins the count anew
         passes.note(self.buffers.changed())
         return loss
-
-    # -- excursions ----------------------------------------------------------------------------------
-
-    @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
-        """Eval mode for a look at the model; modes, buffers and random states are put back on leaving."""
-        with self._undisturbed():
-            self.model.eval()
-            yield self.model
-
-    @contextmanager
-    def branch(self) -> Iterator["Trajectory"]:
-        """An excursion: seek, edit, change settings at will; leaving restores the same bits. May be nested.
-
-        It is never committed: a kill inside it leaves the run where the branch began.
-        """
-        flat.check_unedited(self.optimizer._slots)  # leaving would silently undo an edit
-        self.commit()
-        attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
-        try:
-            self.folder = None
-            with random.isolated():
-                yield self
-        finally:
-            self.__dict__.update(attributes)
-            put_back()
-            serial.restore(self.optimizer, snapshot)
-
-    @contextmanager
-    def edit(self) -> Iterator[nn.Module]:
-        """Change weights, buffers or modes by hand; the values are taken over on leaving.
-
-        Below this step the way back follows another path than the one that was recorded, and is not compared
-        with the record any more. A change of modes alone is not such a border: steps below it are undone only
-        once the modes are again those that they were taken in.
-
-        Raises:
-            NonFinite, LatticeOverflow: a weight that has no place on the lattice. As after any exception inside,
-                everything is put back.
-        """
-        guard.refuse_edits(self)
-        put_back = surroundings.keep(self)
-        try:
-            yield self.model
-            edited = self.optimizer.adopt()
-        except BaseException:
-            put_back()
-            flat.write(self.optimizer._slots)
-            raise
-        if edited or self.buffers.changed(full=True) or surroundings.checksums(self) != self.untracked_bits:
-            self.journal.verified_from = self.step
-        self._adopt_surroundings()
-        self._loss = None
-        if self.folder is not None:
-            self.folder.moved = True
-            self.commit()
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Put modes, buffers and random states back."""
-        modes = {m: m.training for m in self.model.modules()}
-        buffers = self.buffers.snapshot()
-        try:
-            with random.isolated():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            self.buffers.restore(buffers)
 
     # -- checks before moving ------------------------------------------------------------------------
 

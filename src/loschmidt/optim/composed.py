@@ -1,0 +1,190 @@
+"""Steps of several kicks and drifts: palindromic compositions, and steps mirrored in time (`dynamics.compositions`).
+
+Each kick has a gradient of its own, found by calling the closure again. The journal holds a checksum for each, and on
+the way back each is compared before its kick is undone. The state is copied before a step, and put back if anything
+is refused.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import interrupt
+from ..dynamics.compositions import COMPOSITIONS, Step
+from ..errors import InvalidSetting
+from ..exact import World, run, run_back
+from . import flat, record, serial
+from .mismatch import other_gradient, refuse_other_gradients
+from .settings import Settings, present
+
+if TYPE_CHECKING:
+    from .base import Closure, ReversibleOptimizer
+
+FLIPPED = "flipped"
+"""Name of the record that momenta were flipped before the step."""
+
+
+def parts_of(settings: Settings) -> Step:
+    """The kicks and drifts of a step with these settings."""
+    first = settings[0] if settings else {}
+    return COMPOSITIONS[first.get("integrator", "euler")].step(first.get("mirrored", False))
+
+
+def is_composed(optimizer: "ReversibleOptimizer", settings: Settings) -> bool:
+    """Whether a step with these settings is more than kick, then drift."""
+    return parts_of(settings) != COMPOSITIONS["euler"].step() or _turns(optimizer, settings)
+
+
+def _turns(optimizer: "ReversibleOptimizer", settings: Settings) -> bool:
+    """Whether time turns round before this step."""
+    before = optimizer._settings or [{}]
+    return bool(settings) and settings[0].get("mirrored", False) != before[0].get("mirrored", False)
+
+
+def advance(optimizer: "ReversibleOptimizer", closure: "Closure", section: interrupt.critical) -> Any:
+    """Take a step; what the closure gave at its first call."""
+    settings = present(optimizer)
+    serial.refuse_other_state(optimizer)
+    flat.check_unedited(optimizer._slots)
+    mine = [s for s in optimizer._slots if s.parameter.requires_grad]
+    keep, first, check = _keep(optimizer), None, 0
+    carried, records = dict(optimizer.carried), []
+    turns = _turns(optimizer, settings)
+    try:
+        if turns:
+            _flip(mine)
+        for kind, share in parts_of(settings):
+            world = _world(optimizer, mine, settings, share, carried, counting=1)
+            if kind == "drift":
+                run(optimizer.drifts(), world, len(optimizer.kicks()))
+            else:
+                loss = _gradient(optimizer, closure, section, world, mine)
+                first = loss if first is None else first
+                check = world.checksum(optimizer.needs_loss)
+                optimizer.prepare(world)
+                run(optimizer.kicks(), world)
+            carried |= {k: v for k, v in world.scalars.items() if k in optimizer.carries}
+            records.append({"check": check, "scalars": world.scalars, "coarsened": [list(c) for c in world.coarsened]})
+            flat.write(mine)
+        world = World([], None, optimizer.steps, optimizer.seed)
+        world.scalars = {k: v for r in records for k, v in r["scalars"].items() if k in optimizer.carries}
+        world.scalars |= {FLIPPED: 1.0} if turns else {}
+        active = [s.index for s in mine]
+        record.push(optimizer, world, settings, active, check, [{k: v for k, v in r.items() if v} for r in records])
+    except BaseException:
+        keep()
+        raise
+    return first
+
+
+def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: interrupt.critical) -> Any:
+    """Undo the last step, a composed one; what the closure gave at its last call, where it was called first."""
+    serial.refuse_other_state(optimizer)
+    flat.check_unedited(optimizer._slots)
+    entry, active = optimizer.journal.peek()[1], optimizer._active
+    step, settings = optimizer.steps - 1, optimizer._settings
+    mine, keep, loss = [optimizer._slots[i] for i in active], _keep(optimizer), None
+    carried = dict(optimizer.carried)
+    try:
+        for (kind, share), done in reversed(list(zip(parts_of(settings), entry["parts"], strict=True))):
+            for name in done.get("scalars", {}):
+                carried.pop(name, None)
+            world = _world(optimizer, mine, settings, share, carried, counting=0)
+            world.scalars = dict(done.get("scalars", {}))
+            world.coarsened = [tuple(c) for c in done.get("coarsened", [])]
+            world.step = step
+            if kind == "drift":
+                flat.locate(mine)
+                run_back(optimizer.drifts(), world, len(optimizer.kicks()))
+            else:
+                rng, visits = torch.get_rng_state(), optimizer.passes.visits
+                loss = _gradient(optimizer, closure, section, world, mine)
+                drew = optimizer.passes.visits == visits and not torch.equal(rng, torch.get_rng_state())
+                refuse_other_gradients(optimizer._slots, active, step)
+                flat.look(world)
+                known = step >= optimizer.journal.verified_from
+                if known and world.checksum(optimizer.needs_loss) != done.get("check", 0):
+                    raise other_gradient(step, drew)
+                run_back(optimizer.kicks(), world, 0)
+            flat.write(mine)
+        if FLIPPED in entry.get("scalars", {}):
+            _flip(mine)
+    except BaseException:
+        keep()
+        raise
+    finally:
+        optimizer.passes.undoing = False
+    optimizer.passes.done()
+    record.pop(optimizer, active)
+    return loss
+
+
+def _keep(optimizer: "ReversibleOptimizer") -> Callable[[], None]:
+    """Copy the integers of state and tape; what puts them back."""
+    blocks = [block for block, _ in flat.by_block(optimizer._slots)]
+    lattices = [(x, x.n.clone(), x.exponent) for block in blocks for x in block.lattices.values()]
+    lanes = [(x, x.snapshot()) for x in optimizer.tape.lanes]
+
+    def put_back() -> None:
+        for lattice, n, exponent in lattices:
+            lattice.n.copy_(n)
+            lattice.exponent = exponent
+            lattice.replaced()
+        for lane, held in lanes:
+            lane.restore(held)
+        flat.write(optimizer._slots)
+        optimizer.passes.give_up()
+
+    return put_back
+
+
+def _world(
+    optimizer: "ReversibleOptimizer",
+    mine: list[flat.Slot],
+    settings: Settings,
+    share: float,
+    carried: dict[str, float],
+    counting: int,
+) -> World:
+    scaled = [s | {"lr": s["lr"] * share} for s in settings]
+    if counting:
+        flat.locate(mine)
+    return flat.world_of(mine, scaled, World([], None, optimizer.steps, optimizer.seed, carried=carried), counting)
+
+
+def _gradient(
+    optimizer: "ReversibleOptimizer",
+    closure: "Closure",
+    section: interrupt.critical,
+    world: World,
+    mine: list[flat.Slot],
+) -> Any:
+    """Call the closure, and lay its gradients out for the world's parts."""
+    optimizer.zero_grad()
+    optimizer.passes.undoing = world.step < optimizer.steps
+    with torch.enable_grad(), section.interruptible():
+        loss = closure()
+    if optimizer.passes.before or optimizer.passes.buffers.changed():
+        raise InvalidSetting(
+            "the forward pass changes buffers of the model (BatchNorm in train mode?), and this integrator does "
+            "several in a step.",
+            'put those modules into eval mode, or use integrator="euler".',
+        )
+    for s in mine:
+        if s.parameter.grad is None:
+            raise InvalidSetting(
+                f"{s.name} has no gradient, and with this integrator every parameter that requires one must.",
+                'freeze it (requires_grad_(False)) and construct the optimizer without it, or use integrator="euler".',
+            )
+    world.loss = optimizer._loss_value(loss, required=bool(mine))
+    flat.gather(mine, world.step)
+    return loss
+
+
+def _flip(mine: list[flat.Slot]) -> None:
+    """Momenta to their negatives; its own inverse."""
+    for s in mine:
+        s.integers("p").neg_()
+    for block, _ in flat.by_block(mine):
+        block.lattices["p"].replaced()

@@ -58,18 +58,37 @@ PROBLEMS = {
 }
 
 
+OURS = {"ECDSep": lo.optim.ECD, "BBI": lo.optim.BBI, "ECD_q1_scaled": lo.optim.ECDq1}
+NAMES = {"deltaEn": "delta_energy", "v0": "F0"}
+
+
+def as_published(case, **changes):
+    """Our optimizer with a published case's settings, and its parameter."""
+    s = case["settings"]
+    ours = {NAMES.get(k, k): v for k, v in s.items() if k not in ("consEn", "threshold", "threshold0")}
+    if case["optimizer"] == "ECD_q1_scaled":
+        ours["lr"] /= math.sqrt(s["eta"])
+    x = torch.nn.Parameter(torch.tensor(case["start"], dtype=torch.float64))
+    conserve = "rescale" if s["consEn"] else "none"
+    return OURS[case["optimizer"]]([x], **ours, conserve=conserve, **{"resolution": 2.0**-48} | changes), x
+
+
+def train(opt, x, loss_of, steps):
+    """Losses before each step."""
+    losses = []
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = loss_of(x)
+        loss.backward()
+        losses.append(loss.item())
+        opt.step(loss=loss)
+    return losses
+
+
 @pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: case["name"])
 def test_ecd_follows_the_published_one(case):
-    s, loss_of = case["settings"], PROBLEMS[case["problem"]]
-    x = torch.nn.Parameter(torch.tensor(case["start"], dtype=torch.float64))
-    opt = lo.optim.ECD(
-        [x],
-        **{k: s[k] for k in ("lr", "eta", "F0", "s", "nu")},
-        delta_energy=s["deltaEn"],
-        conserve="rescale" if s["consEn"] else "none",
-        weight_decay=s.get("weight_decay", 0.0),
-        resolution=2.0**-48,
-    )
+    loss_of = PROBLEMS[case["problem"]]
+    opt, x = as_published(case)
     points = {point["step"]: point for point in case["trajectory"]}
     for step in range(51):
         opt.zero_grad()

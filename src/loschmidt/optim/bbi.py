@@ -144,7 +144,7 @@ class BBI(Descent):
         """Note the potential, and whether this step is a bounce."""
         super().prepare(world)
         if world.parts:
-            world.scalars["potential"] = potential(world)
+            world.scalars["D"] = potential(world)
             if self._bounces(world, world.parts[0].settings):
                 world.scalars["bounce"] = 1.0
                 world.scalars.pop("skipped", None)
@@ -161,12 +161,12 @@ class BBI(Descent):
             return {}
         if "bounce" in world.scalars:
             return {"lowest at": float(world.step)}
-        lower = world.scalars["potential"] < world.carried.get("lowest", math.inf)
-        return {"lowest": world.scalars["potential"], "lowest at": float(world.step)} if lower else {}
+        lower = world.scalars["D"] < world.carried.get("lowest", math.inf)
+        return {"lowest": world.scalars["D"], "lowest at": float(world.step)} if lower else {}
 
 
 def _shell(world: World) -> float:
-    return reachable(world, born_infeld.shell(_energy(world), potential(world)), "raise lr no further, or lower F0.")
+    return reachable(world, born_infeld.shell(_energy(world), potential(world)), "lower F0 (below every loss that can be reached).")
 
 
 def _energy(world: World) -> float:
@@ -196,7 +196,7 @@ def _kick(part: Part) -> torch.Tensor | None:
 def _drift(part: Part) -> torch.Tensor | None:
     if _bouncing(part.world):
         return None
-    return part.value("p") * born_infeld.drift(part["lr"], part.world.scalars["potential"], _energy(part.world))
+    return part.value("p") * born_infeld.drift(part["lr"], part.world.scalars["D"], _energy(part.world))
 
 
 def _turn(number: int) -> Callable[[Part], tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:

@@ -166,7 +166,9 @@ class BBI(Descent):
 
 
 def _shell(world: World) -> float:
-    return reachable(world, born_infeld.shell(_energy(world), potential(world)), "lower F0 (below every loss that can be reached).")
+    return reachable(
+        world, born_infeld.shell(_energy(world), potential(world)), "lower F0 (below every loss that can be reached)."
+    )
 
 
 def _energy(world: World) -> float:

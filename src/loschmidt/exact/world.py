@@ -5,6 +5,7 @@ Part    a contiguous run of a block that takes part: parameters with the same se
 Block   one flat buffer of lattices and its tape lanes
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ class Part:
     def tensors(self) -> list["Part"]:
         """A part for each parameter."""
         ends = [self.start, *self.cuts, self.stop]
-        return [self.section(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+        return [self.section(first, last) for first, last in itertools.pairwise(ends)]
 
     def sample(self) -> "Part":
         """Its first row, if it is all of a deep block; else itself."""

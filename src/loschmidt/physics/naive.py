@@ -92,8 +92,8 @@ class NaiveRun:
         carries: an optimizer's: which of these notes later steps read, too.
 
     Raises:
-        InvalidSetting: a program with a `Rotate` that does something, or a momentum rescaled tensor by tensor: these have
-            no naive float form here.
+        InvalidSetting: settings with which a `Rotate` does something, or a momentum is rescaled tensor by tensor: these
+            have no naive float form here.
     """
 
     def __init__(

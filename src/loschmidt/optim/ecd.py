@@ -20,7 +20,7 @@ import torch
 
 from ..dynamics import COMPOSITIONS
 from ..errors import LossBelowF0, NonFinite
-from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, sum_of_squares
+from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, scalar, sum_of_squares
 from . import flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
@@ -192,7 +192,7 @@ def potential(world: World) -> float:
 def _energy(world: World, at_start: bool) -> float:
     first = world.parts[0]
     kinetic = first["delta_energy"] if at_start else world.square("p")
-    return first["eta"] * math.log(potential(world)) + math.log(first["s"] + kinetic)
+    return first["eta"] * scalar.log(potential(world)) + scalar.log(first["s"] + kinetic)
 
 
 def _decays_inside(part: Part) -> bool:
@@ -208,24 +208,24 @@ def _force(part: Part) -> torch.Tensor:
 def _target(world: World) -> float:
     """|p|^2 on the energy shell."""
     first = world.parts[0]
-    log = world.carried["shell"] - first["eta"] * math.log(potential(world))
+    log = world.carried["shell"] - first["eta"] * scalar.log(potential(world))
     if log > _LARGEST_LOG:
         raise NonFinite(f"at step {world.step} the energy shell asks for a |p|^2 of e^{log:.0f}.", "lower eta, or F0.")
-    return math.exp(log) - first["s"]
+    return scalar.exp(log) - first["s"]
 
 
 def _start(part: Part) -> torch.Tensor | None:
     if "shell" not in part.world.scalars or not part["delta_energy"]:
         return None
-    norm = math.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
-    return part.gradient * (-math.sqrt(part["delta_energy"]) / norm) if norm else None
+    norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
+    return part.gradient * (-scalar.sqrt(part["delta_energy"]) / norm) if norm else None
 
 
 def _rescale(world: World) -> float:
     if not world.parts or world.parts[0]["conserve"] != "rescale" or "shell" not in world.carried:
         return 1.0
     target, present = _target(world), world.square("p")
-    return math.sqrt(target / present) if target > 0 and present > 0 else 1.0
+    return scalar.sqrt(target / present) if target > 0 and present > 0 else 1.0
 
 
 def _kick(part: Part) -> torch.Tensor:

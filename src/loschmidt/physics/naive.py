@@ -72,6 +72,12 @@ class NaiveRun:
         drifts: as in an optimizer.
         settings: hyper-parameters that the ops read.
         lattices: names of the state besides "q".
+        state: flat values by lattice ("q" among them) to begin with; default: the parameters, and zeros.
+        step: at which it stands.
+
+    Attributes:
+        loss: of the step that was undone last.
+        scalars: recorded data-dependent numbers of steps, by step: those of a forward step are added.
 
     Raises:
         InvalidSetting: a program with a `Rotate`, which has no naive float form here.
@@ -85,6 +91,8 @@ class NaiveRun:
         drifts: Sequence[Op],
         settings: dict[str, Any],
         lattices: Sequence[str],
+        state: dict[str, torch.Tensor] | None = None,
+        step: int = 0,
     ):
         self.parameters, self.gradient, self.settings = list(parameters), gradient, settings
         self.kicks, self.drifts = kicks, drifts
@@ -92,8 +100,13 @@ class NaiveRun:
             raise InvalidSetting("scattering has no naive float reversal.", "use nu=0.")
         q = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.values = {"q": q} | {name: torch.zeros_like(q) for name in lattices}
-        self.step = 0
-        self.rescales: dict[int, float] = {}
+        for name, value in (state or {}).items():
+            self.values[name] = value.to(q).clone()
+        self.step, self.loss = step, math.nan
+        self.scalars: dict[int, dict[str, float]] = {}
+        if state is not None:
+            with torch.no_grad():
+                self._write()
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -110,12 +123,13 @@ class NaiveRun:
     def back(self) -> None:
         """One step back, algebraically: drifts with the momenta at hand, then kicks with the gradient found there."""
         self.step -= 1
-        world = _FloatWorld(0.0, self.step)
+        world = _FloatWorld(0.0, self.step, scalars=self.scalars.get(self.step, {}))
         world.parts = [_FloatPart(self.values, self.values["q"], self.settings, self.step + 1, world)]
         for op in reversed(self.drifts):
             self._apply(op, world, -1)
         self._write()
         world = self._world(self.step)
+        self.loss = world.loss
         for op in reversed(self.kicks):
             self._apply(op, world, -1)
 
@@ -123,7 +137,7 @@ class NaiveRun:
         with torch.enable_grad():
             loss, gradients = self.gradient(step)
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        world = _FloatWorld(loss, step)
+        world = _FloatWorld(loss, step, scalars=self.scalars.setdefault(step, {}))
         world.parts = [_FloatPart(self.values, flat, self.settings, step + 1, world)]
         return world
 
@@ -137,7 +151,9 @@ class NaiveRun:
             factor = op.factor(part)
             x.mul_(factor) if sign > 0 else x.div_(factor)
         elif isinstance(op, Rescale):
-            factor = self.rescales.setdefault(world.step, op.factor(world)) if sign > 0 else self.rescales[world.step]
+            if sign > 0:
+                world.scalars[op.name] = op.factor(world)
+            factor = world.scalars.get(op.name, 1.0)
             x.mul_(factor) if sign > 0 else x.div_(factor)
 
     def _write(self) -> None:

@@ -24,6 +24,7 @@ class Layout:
         names: of the lattices, "q" first.
         size: elements of a row.
         places: by the parameter's name: (start, stop, shape).
+        live: shape (size,), 1.0 where the parameter wants a gradient, else 0.0.
     """
 
     def __init__(self, optimizer: ReversibleOptimizer):
@@ -35,9 +36,10 @@ class Layout:
             at += block.size
         self.size = at
         self.device = self.blocks[0].device if self.blocks else torch.device("cpu")
-        self.places = {}
+        self.places, self.live = {}, torch.zeros(at, dtype=torch.float64, device=self.device)
         for s in optimizer._slots:
             start = self.offsets[id(s.block)]
+            self.live[start + s.start : start + s.stop] = float(s.parameter.requires_grad)
             self.places[s.name] = (start + s.start, start + s.stop, tuple(s.parameter.shape))
 
     @property
@@ -133,9 +135,12 @@ class Layout:
         return torch.stack(out)
 
     def random(self, count: int, seed: int, rows: Sequence[str] | None = None) -> torch.Tensor:
-        """Normal directions of norm 1, shape (count, lattices, size), keyed by the seed; `rows`: only these lattices."""
+        """Normal directions of norm 1, shape (count, lattices, size), keyed by the seed; frozen parameters stay.
+
+        `rows`: only in these lattices.
+        """
         draw = random.generator("directions", seed).standard_normal((count, *self.shape))
-        out = torch.from_numpy(draw).to(self.device)
+        out = torch.from_numpy(draw).to(self.device) * self.live
         if rows is not None:
             out *= torch.tensor([float(name in rows) for name in self.names], device=self.device)[:, None]
         return out / out.flatten(1).norm(dim=1)[:, None, None]

@@ -1,7 +1,8 @@
-"""A step of a run without rounding, in float64, on dual numbers: derived from the same ops that the run is made of.
+"""A step of a run without rounding, in float64, and its derivative: both from the ops that the run is made of.
 
-Formulas of ops are called as they are, on tensors that carry a tangent (torch's forward mode); a contraction is a
-multiplication. Undoing an op on dual numbers gives the tangent of undoing.
+Formulas of ops are called as they are, on tensors that autograd follows; a contraction is a multiplication. Ops undone
+in the same way give the derivative of undoing. u -> J^T u is linear in u, so that its own derivative gives J v: two
+small graphs a step, and one walk through the second for each direction (forward mode takes milliseconds for each).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.autograd.forward_ad as fwd
 from torch.overrides import TorchFunctionMode
 
 from ..errors import NotSmooth
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Scalar:
-    """A number over all parameters that carries a tangent; turning it into a float would lose it, and is refused."""
+    """A number over all parameters that autograd follows; turning it into a float would lose that, and is refused."""
 
     def __init__(self, x: torch.Tensor):
         self.x = x
@@ -94,14 +94,9 @@ class _Roots(TorchFunctionMode):
         if func in (torch.sqrt, torch.Tensor.sqrt, torch.Tensor.sqrt_):
             x = args[0]
             zero = x == 0
-            root = func_of_root(x + zero) * ~zero
+            root = (x + zero).pow(0.5) * ~zero
             return x.copy_(root) if func is torch.Tensor.sqrt_ else root
         return func(*args, **(kwargs or {}))
-
-
-def func_of_root(x: torch.Tensor) -> torch.Tensor:
-    """x^(1/2), by another name than the one that `_Roots` listens to."""
-    return x.pow(0.5)
 
 
 @dataclass
@@ -166,7 +161,9 @@ class Taken:
         """
         return self._through(x, v, replica, True)
 
-    def _through(self, x: torch.Tensor, v: torch.Tensor, replica: Replica, back: bool) -> tuple:
+    def _through(
+        self, x: torch.Tensor, v: torch.Tensor, replica: Replica, back: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         sign = torch.ones(x.shape[0], 1, dtype=x.dtype, device=x.device)
         if self.flips:
             sign[self.layout.names.index("p")] = -1.0
@@ -185,23 +182,25 @@ class Taken:
     def _leg(
         self, leg: Leg, x: torch.Tensor, v: torch.Tensor, slope: Slope | None, forces: list | None, back: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        states, tangents = None, []
-        for i, direction in enumerate(v):
-            with torch.no_grad(), fwd.dual_level(), _Roots():
-                world = _World(self, leg, x, direction)
-                if forces is not None:
-                    world.gradient = fwd.make_dual(slope.gradient, forces[i][0])
-                if leg.has_loss and slope is not None and slope.loss is not None:
-                    loss, rate = (torch.tensor(a, dtype=x.dtype, device=x.device) for a in (slope.loss, 0.0))
-                    rate = rate if forces is None else torch.full_like(rate, forces[i][1])
-                    world.loss = Scalar(fwd.make_dual(loss, rate))
-                for op in reversed(leg.ops) if back else leg.ops:
-                    world.apply(op, back)
-                rows = [fwd.unpack_dual(world.values[name]) for name in self.layout.names]
-                states = torch.stack([r.primal for r in rows])
-                pushed = [torch.zeros_like(r.primal) if r.tangent is None else r.tangent for r in rows]
-                tangents.append(torch.stack(pushed))
-        out = torch.stack(tangents)
+        names = self.layout.names
+        inputs = [row.detach().clone().requires_grad_(True) for row in x]
+        given = [list(direction) for direction in v]
+        world = _World(self, leg, dict(zip(names, inputs, strict=True)))
+        if forces is not None:
+            inputs += [slope.gradient.clone().requires_grad_(True)]
+            world.gradient = inputs[-1]
+            given = [rows + [force] for rows, (force, _) in zip(given, forces, strict=True)]
+        if leg.has_loss and slope is not None and slope.loss is not None:
+            loss = torch.tensor(slope.loss, dtype=x.dtype, device=x.device, requires_grad=forces is not None)
+            world.loss = Scalar(loss)
+            if forces is not None:
+                inputs += [loss]
+                given = [rows + [torch.full_like(loss, rate)] for rows, (_, rate) in zip(given, forces, strict=True)]
+        with torch.enable_grad(), _Roots():
+            for op in reversed(leg.ops) if back else leg.ops:
+                world.apply(op, back)
+            outputs = [world.values[name] * 1.0 for name in names]
+        out = _pushed(outputs, inputs, given)
         if not bool(torch.isfinite(out).all()):
             place = int((~torch.isfinite(out)).nonzero()[0, 2])
             name = next(k for k, (a, b, _) in self.layout.places.items() if a <= place < b)
@@ -209,25 +208,36 @@ class Taken:
                 f"the tangent of step {self.step} is not finite at {name}: a formula has no derivative there.",
                 "begin at another step, or look at that parameter's gradient.",
             )
-        return states, out
+        return torch.stack(outputs).detach(), out
+
+
+def _pushed(
+    outputs: list[torch.Tensor], inputs: list[torch.Tensor], given: list[list[torch.Tensor]]
+) -> torch.Tensor:
+    """J v for each v: the derivative of u -> J^T u, shape (k, outputs, size)."""
+    us = [torch.zeros_like(y, requires_grad=True) for y in outputs]
+    pulled = torch.autograd.grad(outputs, inputs, us, create_graph=True, allow_unused=True)
+    used = [i for i, x in enumerate(pulled) if x is not None and x.requires_grad]
+    out = []
+    for rows in given:
+        along = [rows[i] for i in used]
+        got = torch.autograd.grad([pulled[i] for i in used], us, along, retain_graph=True, allow_unused=True)
+        out.append(torch.stack([torch.zeros_like(y) if d is None else d for d, y in zip(got, outputs, strict=True)]))
+    return torch.stack(out)
 
 
 @dataclass
 class _World:
-    """A leg on dual numbers: the interface of `exact.World`."""
+    """A leg in real numbers: the interface of `exact.World`."""
 
     taken: Taken
     leg: Leg
-    state: torch.Tensor
-    direction: torch.Tensor
+    values: dict[str, torch.Tensor]
     loss: Scalar | None = None
     gradient: torch.Tensor | None = None
-    values: dict[str, torch.Tensor] = field(default_factory=dict)
     parts: list["_Part"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rows = zip(self.taken.layout.names, self.state, self.direction, strict=True)
-        self.values = {name: fwd.make_dual(x.clone(), d.clone()) for name, x, d in rows}
         self.step, self.seed = self.taken.step, self.taken.seed
         self.scalars, self.carried = self.leg.scalars, self.leg.carried
         self.parts = [_Part(part, self) for part in self.leg.parts]

@@ -79,6 +79,10 @@ class InUse(LoschmidtError, RuntimeError):
     """Another process, or another `Trajectory` of this one, has the run's folder open."""
 
 
+class NotSmooth(LoschmidtError, ValueError):
+    """A step, or a model, that has no derivative which could be found."""
+
+
 class BelowResolution(UserWarning):
     """Updates smaller than the lattice resolution, which move nothing."""
 

@@ -12,6 +12,8 @@ parameter.
 
 import math
 
+from ..exact import scalar
+
 
 def exponent(eta: float, n: int) -> float:
     """k, the power of D in H."""
@@ -20,7 +22,7 @@ def exponent(eta: float, n: int) -> float:
 
 def energy(D: float, log_P: float, eta: float, n: int) -> float:
     """log H in nats, from log |P|."""
-    return log_P + exponent(eta, n) * math.log(D)
+    return log_P + exponent(eta, n) * scalar.log(D)
 
 
 def kick(dt: float, D: float, eta: float, n: int) -> float:
@@ -43,7 +45,7 @@ def speed(length: float) -> float:
 
 def log_measure(D: float, n: int, eta: float) -> float:
     """D^(-eta n/2)."""
-    return -0.5 * eta * n * math.log(D)
+    return -0.5 * eta * n * scalar.log(D)
 
 
 def bits(start: float, end: float, eta: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import LossBelowF0, ShellOutOfReach
-from ..exact import Part, World, random, sum_of_squares
+from ..exact import Part, World, random, scalar, sum_of_squares
 from . import flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
@@ -114,13 +114,13 @@ def downhill(part: Part, square: float, needed: bool = False) -> torch.Tensor | 
 
     None where the gradient is zero; ShellOutOfReach if the momentum is `needed`.
     """
-    norm = math.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
+    norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
     if needed and norm == 0:
         raise ShellOutOfReach(
             f"at step {part.world.step} the gradient is zero, so that the momentum has no direction to start in.",
             "start from parameters at which the loss has a gradient.",
         )
-    return part.gradient * (-math.sqrt(square) / norm) if norm else None
+    return part.gradient * (-scalar.sqrt(square) / norm) if norm else None
 
 
 def to_shell(shell_of: Callable[[World], float]) -> Callable[[World], float]:
@@ -130,7 +130,7 @@ def to_shell(shell_of: Callable[[World], float]) -> Callable[[World], float]:
         if not world.parts or world.parts[0]["conserve"] != "rescale" or "shell" not in world.carried:
             return 1.0
         target, present = shell_of(world), world.square("p")
-        return math.sqrt(target / present) if target > 0 and present > 0 else 1.0
+        return scalar.sqrt(target / present) if target > 0 and present > 0 else 1.0
 
     return factor
 

@@ -22,7 +22,7 @@ import torch
 
 from ..dynamics import unit_speed
 from ..errors import InvalidSetting, NonFinite
-from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
+from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, scalar
 from .descent import Descent, decoupled_decay, downhill, force, potential, scatter, starts
 from .settings import require, require_number
 
@@ -122,7 +122,7 @@ class ECDq1(Descent):
         if first["projection"] != "global":
             return math.nan
         square = 1.0 if at_start else world.square("p")
-        log_P = 0.5 * math.log(square) - world.carried.get("log a", 0.0) if square else -math.inf
+        log_P = 0.5 * scalar.log(square) - world.carried.get("log a", 0.0) if square else -math.inf
         return unit_speed.energy(potential(world), log_P, first["eta"], world.size)
 
     def shell_of(self, world: World) -> float:
@@ -157,7 +157,7 @@ def _growth(world: World) -> float | list[float]:
     if not world.parts:
         return 1.0
     first = world.parts[0]
-    length = math.sqrt(world.square("p")) if first["conserve"] == "rescale" else 1.0
+    length = scalar.sqrt(world.square("p")) if first["conserve"] == "rescale" else 1.0
     if length == 0:  # of parameters that never had a gradient before: the kick gives them a direction
         return 1.0
     tensors = [tensor for part in world.parts for tensor in part.tensors]

@@ -90,6 +90,12 @@ class NaiveRun:
         lattices: names of the state besides "q".
         prepare: an optimizer's, which notes what a step's ops read; None if they need nothing.
         carries: an optimizer's: which of these notes later steps read, too.
+        state: flat values by lattice ("q" among them) to begin with; default: the parameters, and zeros.
+        step: at which it stands.
+
+    Attributes:
+        loss: of the step that was undone last.
+        scalars: recorded data-dependent numbers of steps, by step: those of a forward step are added.
 
     Raises:
         InvalidSetting: settings with which a `Rotate` does something, or a momentum is rescaled tensor by tensor: these
@@ -106,6 +112,8 @@ class NaiveRun:
         lattices: Sequence[str],
         prepare: Callable[[Any], None] | None = None,
         carries: Collection[str] = (),
+        state: dict[str, torch.Tensor] | None = None,
+        step: int = 0,
     ):
         self.parameters, self.gradient, self.settings = list(parameters), gradient, settings
         self.kicks, self.drifts = kicks, drifts
@@ -117,9 +125,14 @@ class NaiveRun:
             raise InvalidSetting("projection='per-tensor' has no naive float reversal.", 'use projection="global".')
         q = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.values = {"q": q} | {name: torch.zeros_like(q) for name in lattices}
-        self.step = 0
-        self.scalars: dict[int, dict[str, float]] = {}
         self.carried: dict[str, float] = {}
+        for name, value in (state or {}).items():
+            self.values[name] = value.to(q).clone()
+        self.step, self.loss = step, math.nan
+        self.scalars: dict[int, dict[str, float]] = {}
+        if state is not None:
+            with torch.no_grad():
+                self._write()
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -140,12 +153,13 @@ class NaiveRun:
     def back(self) -> None:
         """One step back, algebraically: drifts with the momenta at hand, then kicks with the gradient found there."""
         self.step -= 1
-        world = _FloatWorld(0.0, self.step, scalars=self.scalars[self.step], carried=self.carried)
+        world = _FloatWorld(0.0, self.step, scalars=self.scalars.get(self.step, {}), carried=self.carried)
         world.parts = [_FloatPart(self.values, self.values["q"], self.settings, self.step + 1, world)]
         for op in reversed(self.drifts):
             self._apply(op, world, -1)
         self._write()
         world = self._world(self.step)
+        self.loss = world.loss
         for op in reversed(self.kicks):
             self._apply(op, world, -1)
 
@@ -153,7 +167,7 @@ class NaiveRun:
         with torch.enable_grad():
             loss, gradients = self.gradient(step)
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        world = _FloatWorld(loss, step, scalars=self.scalars.get(step, {}), carried=self.carried)
+        world = _FloatWorld(loss, step, scalars=self.scalars.setdefault(step, {}), carried=self.carried)
         world.parts = [_FloatPart(self.values, flat, self.settings, step + 1, world)]
         return world
 
@@ -167,9 +181,9 @@ class NaiveRun:
             factor = op.factor(part)
             x.mul_(factor) if sign > 0 else x.div_(factor)
         elif isinstance(op, Rescale):
-            if op.name not in world.scalars:
+            if sign > 0:
                 world.scalars[op.name] = op.factor(world)
-            factor = world.scalars[op.name]
+            factor = world.scalars.get(op.name, 1.0)
             x.mul_(factor) if sign > 0 else x.div_(factor)
 
     def _write(self) -> None:

@@ -58,6 +58,7 @@ class ECD(Descent):
         integrator: "euler" (kick, then drift), or a palindrome of order 2, 4 or 6, by its name in
             `dynamics.COMPOSITIONS`: these evaluate the gradient inside the step, so that `step` needs a closure.
         tolerance: with lr="auto": by how much H may change over a run, as an aim; a step may change it by a hundredth.
+        mirrored: steps are done in reverse order; see `reverse_time`, which sets it.
         resolution: distance of neighbouring lattice points, a power of two.
         lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
         seed: key of scattering and of the tape's reserve.
@@ -98,6 +99,7 @@ class ECD(Descent):
         decoupled: bool = False,
         integrator: str = "euler",
         tolerance: float = 1e-2,
+        mirrored: bool = False,
         *,
         resolution: float = 2.0**-40,
         lattice: torch.dtype = torch.int64,
@@ -116,7 +118,7 @@ class ECD(Descent):
             "decoupled": decoupled,
             "integrator": integrator,
             "tolerance": tolerance,
-            "mirrored": False,
+            "mirrored": mirrored,
         }
         self.judged: tuple[int, float] = (-1, math.nan)  # lr="auto": the energy that a step found
         self.asked_lr: float | None = None

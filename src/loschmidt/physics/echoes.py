@@ -88,7 +88,7 @@ class _Path:
 def echo(
     trajectory: "Trajectory",
     steps: int | None = None,
-    perturbation: Perturbation | float | None | Sequence[Perturbation | float | None] = None,
+    perturbation: Perturbation | float | Sequence[Perturbation | float | None] | None = None,
     *,
     observe: Observe | None = None,
     every: int | None = None,

@@ -189,13 +189,13 @@ class Taken:
         if forces is not None:
             inputs += [slope.gradient.clone().requires_grad_(True)]
             world.gradient = inputs[-1]
-            given = [rows + [force] for rows, (force, _) in zip(given, forces, strict=True)]
+            given = [[*rows, force] for rows, (force, _) in zip(given, forces, strict=True)]
         if leg.has_loss and slope is not None and slope.loss is not None:
             loss = torch.tensor(slope.loss, dtype=x.dtype, device=x.device, requires_grad=forces is not None)
             world.loss = Scalar(loss)
             if forces is not None:
                 inputs += [loss]
-                given = [rows + [torch.full_like(loss, rate)] for rows, (_, rate) in zip(given, forces, strict=True)]
+                given = [[*rows, torch.full_like(loss, rate)] for rows, (_, rate) in zip(given, forces, strict=True)]
         with torch.enable_grad(), _Roots():
             for op in reversed(leg.ops) if back else leg.ops:
                 world.apply(op, back)

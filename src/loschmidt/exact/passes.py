@@ -164,18 +164,13 @@ def _undo(group: Group, world: World) -> None:
         return
     done: list[Pass] = []
     rest = [part for part in world.parts if part not in world.deep]
-    coarsened = list(world.coarsened)
-    exponents = [(x, x.exponent) for part in world.deep for x in part.block.lattices.values()]
     try:
         for one in reversed(passes):
             one.run(one.block.operands, True)
             done.append(one)
-        _refine([group], world)
         _one_by_one([group], world, rest, False)
+        _refine([group], world)  # last: deep blocks were made coarser before the rest did anything
     except BaseException as error:
-        world.coarsened[:] = coarsened
-        for lattice, exponent in exponents:
-            lattice.exponent = exponent
         for one in reversed(done):
             Pass(one.part, ops, True).run(one.block.operands, True)
         if not isinstance(error, Refused):

@@ -1,4 +1,4 @@
-"""Measures of what a run does: how perturbations grow, what comes back, floats that fail to; wells with exact answers."""
+"""Measures of what a run does: how perturbations grow, what comes back, floats that do not; wells with known answers."""
 
 from . import wells as wells
 from .echoes import Echo as Echo

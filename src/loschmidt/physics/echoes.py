@@ -360,7 +360,7 @@ def _refuse_floats(traj: "Trajectory", layout: Layout) -> None:
             "construct the optimizer with one group.",
         )
     if any("parts" in entry for entry in opt.journal.entries.values()):
-        raise InvalidSetting('the float reversal undoes kick-then-drift only.', 'use integrator="euler".')
+        raise InvalidSetting("the float reversal undoes kick-then-drift only.", 'use integrator="euler".')
 
 
 def _last_loss(traj: "Trajectory") -> float | None:

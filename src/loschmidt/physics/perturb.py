@@ -264,5 +264,6 @@ def _swapped(batch: Any, other: Any, row: int, by: int) -> Any:
     if type(batch) in (tuple, list):
         return type(batch)(_swapped(a, b, row, by) for a, b in zip(batch, other, strict=True))
     raise InvalidSetting(
-        f"a batch is a {type(batch).__name__}, whose samples are not known.", "let batches be tensors, or dicts of them."
+        f"a batch is a {type(batch).__name__}, whose samples are not known.",
+        "let batches be tensors, or dicts of them.",
     )

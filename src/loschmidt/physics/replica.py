@@ -108,9 +108,7 @@ class Slope:
     def hessian_times(self, dq: torch.Tensor) -> torch.Tensor:
         """Hessian times a direction, both rows of a state."""
         pieces = [(g, start, stop) for g, (start, stop, _) in zip(self._pieces, self.replica.places, strict=False)]
-        terms = [
-            (g * dq[start:stop].view(g.shape).to(g.device)).sum() for g, start, stop in pieces if g is not None
-        ]
+        terms = [(g * dq[start:stop].view(g.shape).to(g.device)).sum() for g, start, stop in pieces if g is not None]
         total = sum(t for t in terms if t.requires_grad) if terms else None
         if total is None or not isinstance(total, torch.Tensor):
             return torch.zeros_like(self.gradient)

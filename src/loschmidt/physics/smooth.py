@@ -211,9 +211,7 @@ class Taken:
         return torch.stack(outputs).detach(), out
 
 
-def _pushed(
-    outputs: list[torch.Tensor], inputs: list[torch.Tensor], given: list[list[torch.Tensor]]
-) -> torch.Tensor:
+def _pushed(outputs: list[torch.Tensor], inputs: list[torch.Tensor], given: list[list[torch.Tensor]]) -> torch.Tensor:
     """J v for each v: the derivative of u -> J^T u, shape (k, outputs, size)."""
     us = [torch.zeros_like(y, requires_grad=True) for y in outputs]
     pulled = torch.autograd.grad(outputs, inputs, us, create_graph=True, allow_unused=True)

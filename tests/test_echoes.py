@@ -92,7 +92,7 @@ def test_a_small_perturbation_grows_as_its_tangent_does():
     predicted = physics.tangent(traj, 60, 0, v)
     for row in seen.rows:
         growth = (row["distance"]["q"] ** 2 + row["distance"]["p"] ** 2) ** 0.5 / seen.rows[0]["distance"]["q"]
-        assert growth == pytest.approx(float(predicted.log_growth[60 - row["step"], 0].exp()), rel=1e-2)
+        assert growth == pytest.approx(float(predicted.log_growth[60 - row["step"], 0].exp()), rel=1e-4)
     other = physics.tangent(traj, 60, 0, Layout(traj.optimizer).random(1, 6, ["q"])[0])
     assert float(other.total.exp()) != pytest.approx(growth, rel=1e-2)
 
@@ -103,7 +103,7 @@ def test_friction_makes_the_way_back_grow_and_floats_fail():
         traj, observe = run(name, 120)
         single, double = physics.echo(traj, None, [physics.Floats(), physics.Floats(torch.float64)], observe=observe)
         assert single.exact is None and single.perturbation == {"kind": "floats", "dtype": "torch.float32"}
-        assert 0 < double.rows[-1]["distance"]["q"] < 1e-4 * single.rows[-1]["distance"]["q"]  # the lattice rounds, too
+        assert 0 < double.rows[-1]["distance"]["q"] < 1e-3 * single.rows[-1]["distance"]["q"]  # the lattice rounds, too
         ends[name] = single.column("relative")[-1], double.column("relative")[-1]
     assert ends["ECD"][0] < 1e-3 and ends["SGD"][0] > 100 * ends["ECD"][0]
     # the floats are those of the recorded run: with a nudge of their size, the lattice does the same
@@ -125,7 +125,7 @@ def test_another_rate_is_that_rate_at_every_step():
     assert seen.exact is True  # the recorded settings, each at its step
     one, two = (physics.echo(traj, 1, physics.Rate(f), keep=True).states[29][0] for f in (1.0, 2.0))
     with traj.branch():
-        last, p = Layout(traj.optimizer).read()
+        p = Layout(traj.optimizer).read()[1]
     lr = traj.optimizer._settings[0]["lr"]
     assert torch.allclose(one - two, lr * p, atol=1e-11)
 

@@ -58,18 +58,37 @@ PROBLEMS = {
 }
 
 
+OURS = {"ECDSep": lo.optim.ECD, "BBI": lo.optim.BBI, "ECD_q1_scaled": lo.optim.ECDq1}
+NAMES = {"deltaEn": "delta_energy", "v0": "F0"}
+
+
+def as_published(case, **changes):
+    """Our optimizer with a published case's settings, and its parameter."""
+    s = case["settings"]
+    ours = {NAMES.get(k, k): v for k, v in s.items() if k not in ("consEn", "threshold", "threshold0")}
+    if case["optimizer"] == "ECD_q1_scaled":
+        ours["lr"] /= math.sqrt(s["eta"])
+    x = torch.nn.Parameter(torch.tensor(case["start"], dtype=torch.float64))
+    conserve = "rescale" if s["consEn"] else "none"
+    return OURS[case["optimizer"]]([x], **ours, conserve=conserve, **{"resolution": 2.0**-48} | changes), x
+
+
+def train(opt, x, loss_of, steps):
+    """Losses before each step."""
+    losses = []
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = loss_of(x)
+        loss.backward()
+        losses.append(loss.item())
+        opt.step(loss=loss)
+    return losses
+
+
 @pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: case["name"])
 def test_ecd_follows_the_published_one(case):
-    s, loss_of = case["settings"], PROBLEMS[case["problem"]]
-    x = torch.nn.Parameter(torch.tensor(case["start"], dtype=torch.float64))
-    opt = lo.optim.ECD(
-        [x],
-        **{k: s[k] for k in ("lr", "eta", "F0", "s", "nu")},
-        delta_energy=s["deltaEn"],
-        conserve="rescale" if s["consEn"] else "none",
-        weight_decay=s.get("weight_decay", 0.0),
-        resolution=2.0**-48,
-    )
+    loss_of = PROBLEMS[case["problem"]]
+    opt, x = as_published(case)
     points = {point["step"]: point for point in case["trajectory"]}
     for step in range(51):
         opt.zero_grad()
@@ -89,6 +108,8 @@ BILLS = {
     "adamw": (0.1534, 0.1540),
     "ecd": (0.0, 0.0),
     "ecd-decoupled-scattered": (0.01449, 0.0145),
+    "bbi": (0.0, 0.0),
+    "bbi-decoupled-scattered": (0.01449, 0.0145),
 }
 
 
@@ -115,7 +136,8 @@ def test_bits_per_parameter_and_step(name):
     assert opt.tape.bits_per_parameter_step == pytest.approx(record.bits, rel=1e-6)
     assert opt.price() == pytest.approx(record.bits, rel=1e-9)
     assert opt.tape.element_steps == 2000 * 50
-    assert opt.journal.bytes < 8 * 2000 + 100
+    noted = 16 if "bbi" in name else 0  # the potential, and what it is called
+    assert opt.journal.bytes < (8 + noted) * 2000 + 100
     assert opt.tape.bytes <= opt.tape.bits / 8 + 50 * (8 + 2)  # a head each, and the words that its first 40 bits allow
 
 
@@ -149,6 +171,10 @@ DAMAGES = {
     "ecd": ["q", "p", "check"],
     "ecd-rescale": ["q", "p", "head", "scalar", "check"],
     "ecd-int32": ["q", "p"],
+    "bbi": ["q", "p", "check", "D"],
+    "bbi-rescale-bouncing": ["q", "p", "head", "scalar", "check", "D"],
+    "q1": ["q", "p", "head", "scalar", "check"],
+    "q1-per-tensor": ["q", "p", "head", "rescale 1", "check"],
 }
 
 
@@ -274,3 +300,102 @@ def test_a_tiny_decay_is_accurate(decay):
         opt.step()
     lost = (at - opt.state[w]["q"].double().mean()) / at
     assert lost == pytest.approx(1 - (1 - decay) ** 50, rel=1e-3 if decay < 1e-12 else 1e-5)
+
+
+# -- what only these optimizers do -----------------------------------------------------------------------
+
+
+def test_zakharov_ends_where_the_published_one_does():
+    (case,) = [c for c in PUBLISHED["cases"] if c["name"] == "sep_zakharov"]
+    opt, x = as_published(case)
+    train(opt, x, zakharov, 200)
+    assert case["trajectory"][-1]["step"] == 200 and case["trajectory"][-1]["loss"] < 1e-20
+    assert zakharov(x.detach()) < 1e-20
+
+
+def integers(opt):
+    """A copy of all integers, by lattice."""
+    return {k: torch.cat([s[k].reshape(-1) for s in opt.state.values()]) for k in ("q", "p")}
+
+
+@pytest.mark.parametrize("patience", [0, 7])
+def test_bounces_come_when_they_should_and_are_undone(patience):
+    """Fixed ones after every T0 steps that move, N_b times; others after T1 steps without a new lowest potential."""
+    loop = Loop("bbi-rescale-bouncing", bounce_every=6, bounces=2, patience=patience)
+    opt, start = loop.optimizer, loop.bits()
+    bounced, expected, lowest, since = [], [], math.inf, 0
+    for step in range(40):
+        before = integers(opt)
+        history = dict(opt.carried)
+        loop.forward(1)
+        after, entry = integers(opt), opt.journal.entries[step]
+        moved = not torch.equal(before["q"], after["q"])
+        assert moved == ("bounce" not in entry["scalars"])
+        if not moved:
+            bounced.append(step)
+            p, turned = before["p"].double(), after["p"].double()
+            assert abs(turned.norm() / p.norm() - 1) < 1e-6
+            assert abs(float((p * turned).sum())) < 0.8 * p.norm() * turned.norm()
+        if step in (6, 13) or 0 < patience <= since:
+            expected.append(step)
+            since = 0
+        else:
+            lower = entry["scalars"]["D"] < lowest
+            lowest, since = min(lowest, entry["scalars"]["D"]), 0 if lower else since + 1
+        if patience:
+            assert opt.carried["lowest"] == lowest
+        loop.back(1)
+        assert opt.carried == history
+        loop.forward(1)
+    assert bounced == expected and (len(bounced) > 2) == bool(patience)
+    assert not differences(start, loop.back(40).bits())
+    assert opt.carried == {}
+
+
+def test_a_bounce_forgets_the_direction():
+    """On average over bounces the new direction has nothing of the old one, also for few parameters."""
+    for size in (2, 3, 10):
+        cosines = []
+        for seed in range(200):
+            w = torch.nn.Parameter(torch.linspace(-1, 1, size, dtype=torch.float64))
+            opt = lo.optim.BBI([w], delta_energy=1.0, bounces=1, bounce_every=1, seed=seed)
+            for _ in range(2):
+                old = opt.state[w]["p"].double().clone()
+                w.grad = w.detach() + 0.1
+                opt.step(loss=1.0)
+            new = opt.state[w]["p"].double()
+            cosines.append(float((old * new).sum() / (old.norm() * new.norm())))
+        assert abs(sum(cosines) / 200) < 0.2
+        assert max(cosines) > 0.3 and min(cosines) < -0.3
+
+
+def test_unit_speed_pays_by_the_logarithm_of_its_factors():
+    loop = Loop("q1-turned-round").forward(30)
+    opt = loop.optimizer
+    factors = [e["scalars"]["rescale"] for e in opt.journal.entries.values()]
+    size = sum(p.numel() for p in loop.model.parameters())
+    assert opt.tape.bits == pytest.approx(-size * sum(math.log2(abs(a)) for a in factors), rel=1e-5)
+    assert min(factors) < 0 < max(factors)  # some kicks turn the momentum round
+    assert opt.carried["log a"] == pytest.approx(sum(math.log(abs(a)) for a in factors))
+    loop.back(30)
+    assert (opt.tape.bits, opt.carried) == (0, {})
+
+
+def test_each_tensor_has_a_factor_where_that_is_asked_for():
+    loop = Loop("q1-per-tensor").forward(3)
+    scalars = loop.optimizer.journal.entries[2]["scalars"]
+    assert len(scalars) == len(list(loop.model.parameters())) == len(set(scalars.values()))
+    assert math.isnan(loop.optimizer.energy)
+
+
+@pytest.mark.parametrize("name", ["q1", "q1-per-tensor"])
+def test_groups_with_their_own_lr_keep_the_length_of_a_direction(name):
+    w = [torch.nn.Parameter(torch.linspace(-1, 1, n, dtype=torch.float64)) for n in (5, 8)]
+    opt = RECORDS[name].build([{"params": w[:1], "lr": 1e-4}, {"params": w[1:], "lr": 3e-4}], weight_decay=0.0)
+    for _ in range(20):
+        loss = sum((x - 0.3).square().sum() for x in w)
+        opt.zero_grad()
+        loss.backward()
+        opt.step(loss=loss)
+    square = sum(float((opt.state[x]["p"].double() * opt.resolution).square().sum()) for x in w)
+    assert (abs(square - 1) < 1e-3) == (name == "q1")

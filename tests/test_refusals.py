@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import loschmidt as lo
-from loschmidt.optim import ECD, SGD, Adam, AdamW
+from loschmidt.optim import BBI, ECD, SGD, Adam, AdamW, ECDq1
 from reference.bits import bits_of, differences
 
 # -- construction ----------------------------------------------------------------------------------------
@@ -46,6 +46,17 @@ SETTINGS = [
     (ECD, {"conserve": "perhaps"}, '"none" or "rescale"'),
     (ECD, {"s": 0.0}, "infinite speed.*delta_energy"),
     (ECD, {"lr": 2.0, "weight_decay": 0.5, "decoupled": True}, "below 1"),
+    (BBI, {"delta_energy": -1.0}, "delta_energy.*at least 0"),
+    (BBI, {"conserve": "yes"}, '"none" or "rescale"'),
+    (BBI, {"bounces": 1.5}, "bounces=1.5.*whole number"),
+    (BBI, {"bounce_every": 0}, "bounce_every=0.*at least 1"),
+    (BBI, {"patience": -1}, "patience=-1.*at least 0"),
+    (BBI, {"eta": 2.0}, "no setting 'eta'.*delta_energy"),
+    (BBI, {"lr": 2.0, "weight_decay": 0.5, "decoupled": True}, "below 1"),
+    (ECDq1, {"eta": 0.0}, "eta.*above 0"),
+    (ECDq1, {"F0": math.nan}, "F0"),
+    (ECDq1, {"projection": "local"}, 'projection.*"global"'),
+    (ECDq1, {"delta_energy": 1.0}, "no setting 'delta_energy'.*projection"),
 ]
 
 
@@ -304,6 +315,12 @@ STEPS = {
     "loss NaN, SGD": (SGD, {}, with_loss(math.nan), lo.NonFinite, "loss is nan"),
     "loss at F0": (ECD, {"F0": 0.5}, with_loss(0.5), lo.LossBelowF0, "F0 = 0.5.*set F0 below"),
     "loss below F0": (ECD, {}, with_loss(-2.0), lo.LossBelowF0, "set F0 below"),
+    "loss at F0, BBI": (BBI, {"F0": 0.5}, with_loss(0.5), lo.LossBelowF0, "F0 = 0.5.*set F0 below"),
+    "loss below F0, ECDq1": (ECDq1, {}, with_loss(-2.0), lo.LossBelowF0, "set F0 below"),
+    "no loss, ECDq1": (ECDq1, {}, lambda run: (run.passes(), run.opt.step()), lo.InvalidSetting, r"step\(loss=loss\)"),
+    "gradient NaN, ECDq1": (ECDq1, {}, with_gradient(math.nan, 1.0), lo.NonFinite, "gradient of u"),
+    "another loss, BBI": (BBI, {}, unstep(lambda run: run.passes(2) + 1e-6), lo.ReplayMismatch, "step 2"),
+    "another loss, ECDq1": (ECDq1, {}, unstep(lambda run: run.passes(2) + 1e-6), lo.ReplayMismatch, "step 2"),
     "overflow, ECD": (ECD, {}, with_gradient(1e22, 1.0), lo.LatticeOverflow, "u"),
     "GradScaler": (SGD, {}, scaled, lo.InvalidSetting, "without a GradScaler"),
     "closure fails": (SGD, {}, failing, lo.NonFinite, "own"),
@@ -371,14 +388,38 @@ def test_a_start_without_a_direction_is_refused():
     assert opt.digest() == before
 
 
-def test_an_energy_shell_out_of_reach_is_refused():
+@pytest.mark.parametrize(("kind", "settings"), [(BBI, {"delta_energy": 1.0}), (ECDq1, {})])
+def test_a_shell_that_cannot_be_reached_at_the_start_is_refused(kind, settings):
     w = nn.Parameter(torch.ones(2))
-    opt = ECD([w], eta=200.0, conserve="rescale")
+    opt = kind([w], **settings)
+    before = opt.digest()
+    w.grad = torch.zeros(2)
+    with pytest.raises(lo.errors.ShellOutOfReach, match="no direction to start in.*start from parameters"):
+        opt.step(loss=1.0)
+    assert opt.digest() == before and isinstance(opt.carried, dict) and not opt.carried
+
+
+def test_a_direction_of_one_number_is_refused():
+    w = nn.Parameter(torch.ones(1))
+    opt = ECDq1([w])
+    w.grad = torch.ones(1)
+    with pytest.raises(lo.InvalidSetting, match="one parameter to move.*at least two"):
+        opt.step(loss=1.0)
+    assert opt.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "loss", "words"),
+    [(ECD, {"eta": 200.0}, 0.01, "energy shell.*lower eta"), (BBI, {}, 1e-310, "energy shell.*lower F0")],
+)
+def test_an_energy_shell_out_of_reach_is_refused(kind, settings, loss, words):
+    w = nn.Parameter(torch.ones(2))
+    opt = kind([w], **settings, conserve="rescale")
     w.grad = torch.ones(2)
     opt.step(loss=1.0)
     before = opt.digest()
-    with pytest.raises(lo.NonFinite, match=r"energy shell.*lower eta"):
-        opt.step(loss=0.01)
+    with pytest.raises(lo.errors.ShellOutOfReach, match=words):
+        opt.step(loss=loss)
     assert opt.digest() == before
 
 

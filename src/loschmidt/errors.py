@@ -26,6 +26,10 @@ class NonFinite(LoschmidtError, ArithmeticError):
     """NaN or infinity in a loss, a gradient or an update; the step was not taken."""
 
 
+class ShellOutOfReach(NonFinite):
+    """No momentum that can be chosen has the energy asked for; the step was not taken."""
+
+
 class LossBelowF0(LoschmidtError, ArithmeticError):
     """The potential F - F0 is not positive, so its logarithm does not exist; the step was not taken."""
 

@@ -57,7 +57,10 @@ def flip_word(lanes, index: int = -1) -> None:
 
 
 def damage(optimizer, place: str) -> None:
-    """Flip one bit: "q", "p", "m", "v" (a lattice), "head", "word", "scalar" or "check" (the journal's)."""
+    """Flip one bit: "q", "p", "m", "v" (a lattice), "head", "word", "check", or a number of the journal, by its name.
+
+    "scalar" is the factor of a rescaling.
+    """
     lanes, journal = optimizer.tape.lanes[0], optimizer.journal
     if place == "head":
         flip(lanes.heads)
@@ -65,10 +68,11 @@ def damage(optimizer, place: str) -> None:
         flip_word(lanes)
     elif place == "check":
         journal.checks[-1] ^= 1
-    elif place == "scalar":
-        step = max(s for s, entry in journal.entries.items() if "rescale" in entry.get("scalars", {}))
+    elif place not in next(iter(optimizer.state.values())):
+        name = "rescale" if place == "scalar" else place
+        step = max(s for s, entry in journal.entries.items() if name in entry.get("scalars", {}))
         entry = journal.entries[step]
-        c = flip_float(entry["scalars"]["rescale"], 30)  # lower bits are below the fractions' accuracy
-        journal.entries[step] = entry | {"scalars": entry["scalars"] | {"rescale": c}}
+        c = flip_float(entry["scalars"][name], 30)  # lower bits are below the fractions' accuracy
+        journal.entries[step] = entry | {"scalars": entry["scalars"] | {name: c}}
     else:
         flip(next(iter(optimizer.state.values()))[place])

@@ -17,6 +17,11 @@ OPTIMIZERS: dict[str, tuple[type, dict[str, Any]]] = {
     "ECD": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 1e-3}),
     "ECD-rescaled": (lo.optim.ECD, {"lr": 0.2, "delta_energy": 2.0, "nu": 1e-4, "conserve": "rescale"}),
     "ECD-decoupled": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 0.1, "decoupled": True}),
+    "BBI-bouncing": (
+        lo.optim.BBI,
+        {"lr": 0.1, "delta_energy": 2.0, "conserve": "rescale", "bounces": 3, "bounce_every": 15, "patience": 8},
+    ),
+    "ECDq1": (lo.optim.ECDq1, {"lr": 0.02, "eta": 30.0, "weight_decay": 1e-3}),
 }
 """Class and settings."""
 

@@ -39,6 +39,22 @@ def ecd(x: State, loss: Loss, t: int, lr: float, weight_decay: float = 0.0, eta:
     return {"q": x["q"] + 2 * lr * p / (s + p.square().sum()), "p": p}
 
 
+def bbi(x: State, loss: Loss, t: int, lr: float, E: float = 0.0) -> State:
+    """Born-Infeld; E is the energy of the start."""
+    value, g = slope(loss, x["q"])
+    p = x["p"] - 0.5 * lr * (value / E + E / value) * g
+    return {"q": x["q"] + lr * value / E * p, "p": p}
+
+
+def ecd_q1(x: State, loss: Loss, t: int, lr: float, eta: float) -> State:
+    """Unit speed, without bringing p to length 1."""
+    value, g = slope(loss, x["q"])
+    n = x["q"].numel()
+    c = lr * eta * n / (2 * (n - 1)) / value
+    p = (1 + c * (x["p"] @ g)) * x["p"] - c * g
+    return {"q": x["q"] + lr * p, "p": p}
+
+
 def ecd_on_shell(x: State, loss: Loss, t: int, lr: float, shell: float, s: float = 1.0) -> State:
     """With the momentum put on the energy shell before its kick; eta 1, no decay."""
     value, _ = slope(loss, x["q"])

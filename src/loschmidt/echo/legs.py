@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import optim, physics
 from ..data import Schedule
-from ..errors import LatticeOverflow, NonFinite
+from ..errors import LatticeOverflow, LossBelowF0, NonFinite
 from ..exact import random
 from ..optim import ReversibleOptimizer
 from ..tasks import TASKS, Task
@@ -142,12 +142,14 @@ def floats(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
         return float(loss.detach()), [p.grad for p in parameters]
 
     settings = {**opt.defaults, **plan.settings}
-    run = physics.NaiveRun(parameters, gradient, opt.kicks(), opt.drifts(), settings, list(opt.lattices))
+    run = physics.NaiveRun(
+        parameters, gradient, opt.kicks(), opt.drifts(), settings, list(opt.lattices), opt.prepare, opt.carries
+    )
     path = [run.values["q"].clone()]
     for i in range(steps):
         try:
             run.forward()
-        except NonFinite as error:
+        except (NonFinite, LossBelowF0) as error:
             return {"float_steps": i, "float_note": error.seen}
         path.append(run.values["q"].clone())
         tick(i + 1, 2 * steps)

@@ -2,6 +2,7 @@
 
 from .digest import checksum as checksum
 from .digest import digest as digest
+from .digest import sum_of as sum_of
 from .digest import sum_of_squares as sum_of_squares
 from .fractions import factors as factors
 from .fused import Operands as Operands

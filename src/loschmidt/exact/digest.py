@@ -55,17 +55,21 @@ def checksum(x: torch.Tensor) -> int:
     return (total + 2**63) % 2**64 - 2**63
 
 
-def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
-    """Sum of squares of a flat float64 tensor, as a 0-dimensional tensor on its device.
+def sum_of(x: torch.Tensor) -> torch.Tensor:
+    """Sum of a flat float64 tensor, as a 0-dimensional tensor on its device.
 
     # exact: rows of fixed length, each summed by one thread, so the bits do not depend on the thread count.
     """
-    squares = x * x
-    rows = squares.numel() // _ROW
+    rows = x.numel() // _ROW
     if rows < 2:
-        return squares.sum()
-    body = squares[: rows * _ROW].view(rows, _ROW).sum(1)
-    return torch.cat([body, squares[rows * _ROW :].sum().view(1)]).sum()
+        return x.sum()
+    body = x[: rows * _ROW].view(rows, _ROW).sum(1)
+    return torch.cat([body, x[rows * _ROW :].sum().view(1)]).sum()
+
+
+def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of a flat float64 tensor, in the same order."""
+    return sum_of(x * x)
 
 
 def chunk_sums(x: torch.Tensor, chunk: int) -> torch.Tensor:

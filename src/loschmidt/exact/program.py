@@ -109,8 +109,10 @@ class Shear:
         return 0.0
 
 
-def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
-    chosen = [(part, pairs_of(part)) for part in world.singly]
+Chosen = list[tuple[Part, fractions.Factors]]
+
+
+def _multiply(world: World, target: str, chosen: Chosen) -> None:
     for part, pairs in chosen:
         growth = math.prod(max(1.0, n / d) for n, d in pairs)  # the largest intermediate, not just the product
         if growth > 1.0:
@@ -125,12 +127,12 @@ def _multiply(world: World, target: str, pairs_of: Callable[[Part], fractions.Fa
             part.forget(target)
 
 
-def _divide(world: World, target: str, pairs_of: Callable[[Part], fractions.Factors]) -> None:
+def _divide(world: World, target: str, chosen: Chosen) -> None:
     undone: list[tuple[Part, int, int]] = []
     try:
-        for part in reversed(world.singly):
+        for part, pairs in reversed(chosen):
             lattice = part.block.lattices[target]
-            for n, d in reversed(pairs_of(part)):
+            for n, d in reversed(pairs):
                 world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
                 uncontract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
                 lattice.bound = lattice.bound * max(1.0, d / n) + 2
@@ -156,11 +158,11 @@ class Contract:
 
     def do(self, world: World) -> None:
         """Multiply."""
-        _multiply(world, self.target, self.pairs)
+        _multiply(world, self.target, [(part, self.pairs(part)) for part in world.singly])
 
     def undo(self, world: World) -> None:
         """Divide, taking the remainders back."""
-        _divide(world, self.target, self.pairs)
+        _divide(world, self.target, [(part, self.pairs(part)) for part in world.singly])
 
     def pairs(self, part: Part | TracedPart) -> fractions.Factors:
         """The factor as fractions."""
@@ -179,30 +181,58 @@ class Contract:
 class Rescale:
     """target *= factor(world) in all parts: a number that depends on the data, and is therefore recorded.
 
-    It is met to 2**-44 by two small fractions and costs -log2(factor) bits an element, given back when the
-    factor is above 1. `factor` may return 1.0, for nothing.
+    It is met to 2**-44 by two small fractions and costs -log2|factor| bits an element, given back when the
+    factor is above 1. `factor` may return 1.0, for nothing; one below 0 reverses the target, too, which is free.
+    It may also return a list: a factor for each parameter, in the order of `World.parts` and their `tensors`.
     """
 
     target: str
-    factor: Callable[[World], float]
+    factor: Callable[[World], float | list[float]]
     name: str = "rescale"
     needs: tuple[str, ...] = ()
     tolerance = 2.0**-46
 
     def do(self, world: World) -> None:
         """Multiply by the factor and record it."""
-        if self.name not in world.scalars:
+        if not {self.name, f"{self.name} 0"} & world.scalars.keys():
             c = self.factor(world)
-            if c != 1.0:
+            if isinstance(c, list):
+                world.scalars.update({f"{self.name} {i}": x for i, x in enumerate(c)})
+            elif c != 1.0:
                 world.scalars[self.name] = c
-        _multiply(world, self.target, lambda part: self._pairs(world))
+        factors = self._factors(world)
+        if factors:
+            _multiply(world, self.target, self._pairs(factors))
+            self._reverse(world, factors)
 
     def undo(self, world: World) -> None:
         """Divide by the recorded factor."""
-        _divide(world, self.target, lambda part: self._pairs(world))
+        factors = self._factors(world)
+        self._reverse(world, factors)
+        try:
+            _divide(world, self.target, self._pairs(factors))
+        except LatticeOverflow:
+            self._reverse(world, factors)
+            raise
 
-    def _pairs(self, world: World) -> fractions.Factors:
-        return fractions.factors(world.scalars.get(self.name, 1.0), self.tolerance)
+    def _factors(self, world: World) -> list[tuple[Part, float]]:
+        """Parts, or parameters, each with its recorded factor."""
+        scalars = world.scalars
+        if f"{self.name} 0" in scalars:
+            tensors = [tensor for part in world.singly for tensor in part.tensors]
+            return [(tensor, scalars[f"{self.name} {i}"]) for i, tensor in enumerate(tensors)]
+        c = scalars.get(self.name, 1.0)
+        return [(part, c) for part in world.singly] if c != 1.0 else []
+
+    def _pairs(self, factors: list[tuple[Part, float]]) -> Chosen:
+        return [(part, fractions.factors(abs(c), self.tolerance)) for part, c in factors]
+
+    def _reverse(self, world: World, factors: list[tuple[Part, float]]) -> None:
+        for part, c in factors:
+            if c < 0:
+                part.integers(self.target).neg_()
+        if factors:
+            world.changed(self.target)
 
     def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
         """Not traced: what a rescaling in two fractions does to a row depends on the order of the rows."""

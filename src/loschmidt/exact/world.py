@@ -8,12 +8,12 @@ Block   one flat buffer of lattices and its tape lanes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import InvalidSetting, LatticeOverflow
-from .digest import checksum, chunk_sums, folded, sum_of_squares, words_sum
+from .digest import checksum, chunk_sums, folded, sum_of, sum_of_squares, words_sum
 from .lattice import Lattice, largest, peak
 from .ops import contract_, uncontract_
 from .tape import Lanes
@@ -83,6 +83,13 @@ class Block:
             )
         return self._gradient
 
+    def gradient_of(self, start: int, stop: int) -> torch.Tensor:
+        """This step's gradient of elements [start, stop); of a deep block without fetching the rest."""
+        gradients = getattr(self.operands, "gradients", None)
+        if self._gradient is None and gradients is not None:
+            return self.operands.span(gradients, start, stop)[0].to(torch.float64)
+        return self.gradient[start:stop]
+
     def drop_gradient(self) -> None:
         """Free it; it is fetched again when it is asked for."""
         self._gradient = None
@@ -96,6 +103,7 @@ class Part:
         settings: hyper-parameters of the step, by torch's names; also read as `part["lr"]`.
         count: how many steps these parameters have taken, this one included (1 at their first).
         name_of: names the parameter that holds an element of the block, for messages.
+        cuts: elements at which a parameter begins, besides `start`.
     """
 
     block: Block
@@ -105,6 +113,7 @@ class Part:
     count: int
     world: "World"
     name_of: Callable[[int], str] = field(default=lambda i: f"element {i}")
+    cuts: list[int] = field(default_factory=list)
     _cache: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __getitem__(self, setting: str) -> Any:
@@ -118,6 +127,8 @@ class Part:
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the loss, float64, shape (size,). Do not change it in place."""
+        if self.block.deep and not self.whole:
+            return self.block.gradient_of(self.start, self.stop)
         return self.block.gradient[self.start : self.stop]
 
     def value(self, name: str) -> torch.Tensor:
@@ -143,21 +154,44 @@ class Part:
             self._cache[key] = sum_of_squares(self.value(name))
         return self._cache[key]
 
+    def sum_of(self, formula: Callable[["Part"], torch.Tensor]) -> torch.Tensor:
+        """Sum of a formula over the elements, 0-dimensional float64; in deep blocks row by row, always in one order.
+
+        Args:
+            formula: part -> float64, shape (part.size,), of each element by itself: it may be given rows of the part.
+        """
+        return self._by_rows(formula) if self.whole and self.block.deep else sum_of(formula(self))
+
     def _square_by_rows(self, lattice: Lattice) -> torch.Tensor:
+        def squared(row: "Part") -> torch.Tensor:
+            x = lattice.value(row.start, row.stop)
+            return x * x
+
+        return self._by_rows(squared)
+
+    def _by_rows(self, formula: Callable[["Part"], torch.Tensor]) -> torch.Tensor:
         lanes, sums = self.block.lanes.heads.numel(), []
         groups = -(-lanes // CHUNK)
         for start in range(0, self.size, lanes):
-            x = lattice.value(start, min(start + lanes, self.size))
-            row = chunk_sums(x * x, CHUNK)
+            row = chunk_sums(formula(self.section(start, min(start + lanes, self.size))), CHUNK)
             sums.append(torch.nn.functional.pad(row, (0, groups - len(row))))
         return folded(torch.cat(sums), CHUNK)
+
+    def section(self, start: int, stop: int) -> "Part":
+        """Elements [start, stop) of the block as a part of their own."""
+        return Part(self.block, start, stop, self.settings, self.count, self.world, self.name_of)
+
+    @property
+    def tensors(self) -> list["Part"]:
+        """A part for each parameter."""
+        ends = [self.start, *self.cuts, self.stop]
+        return [self.section(first, last) for first, last in zip(ends, ends[1:], strict=False)]
 
     def sample(self) -> "Part":
         """Its first row, if it is all of a deep block; else itself."""
         if not (self.whole and self.block.deep):
             return self
-        stop = min(self.stop, self.block.lanes.heads.numel())
-        return Part(self.block, self.start, stop, self.settings, self.count, self.world, self.name_of)
+        return self.section(self.start, min(self.stop, self.block.lanes.heads.numel()))
 
     @property
     def whole(self) -> bool:
@@ -218,14 +252,34 @@ class World:
         """The blocks that take part, in order, each once."""
         return list({id(p.block): p.block for p in self.parts}.values())
 
-    def total(self, terms: Sequence[torch.Tensor]) -> float:
-        """Sum of 0-dimensional tensors over parts: the one place where a global scalar is made."""
+    def total(self, terms: Sequence[torch.Tensor], over: Literal["parts", "batches"] = "parts") -> float:
+        """Sum of 0-dimensional tensors: the one place where a global scalar is made.
+
+        Args:
+            terms: one for each part that this process holds; or one number of its batch.
+            over: what other processes would add: "parts" that only they hold (a sum over these), or the same number
+                of other "batches" (a mean). In one process both are the sum of the terms.
+        """
         # exact: a fixed order of summation, in float64.
         return float(sum(t.cpu() for t in terms)) if terms else 0.0
 
     def square(self, name: str) -> float:
         """Sum of squares of a lattice over all parts, from the parts' cached sums."""
         return self.total([p.square(name) for p in self.parts])
+
+    def sum_of(self, formula: Callable[[Part], torch.Tensor]) -> float:
+        """Sum of a formula over all parts, see `Part.sum_of`."""
+        return self.total([p.sum_of(formula) for p in self.parts])
+
+    @property
+    def mean_loss(self) -> float:
+        """The loss, over the batches of all processes."""
+        return self.total([torch.tensor(self.loss, dtype=torch.float64)], over="batches")
+
+    @property
+    def size(self) -> int:
+        """Elements that take part."""
+        return int(self.total([torch.tensor(float(p.size), dtype=torch.float64) for p in self.parts]))
 
     def changed(self, name: str) -> None:
         """Note that a lattice has new values, in the parts that ops work on."""

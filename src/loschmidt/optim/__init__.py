@@ -2,7 +2,9 @@
 
 from .adam import Adam as Adam
 from .adam import AdamW as AdamW
+from .bbi import BBI as BBI
 from .base import ReversibleOptimizer as ReversibleOptimizer
 from .ecd import ECD as ECD
+from .ecdq1 import ECDq1 as ECDq1
 from .replay import replay as replay
 from .sgd import SGD as SGD

@@ -35,7 +35,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         tape: remainders; `tape.bits`, `tape.bits_per_parameter_step`.
         journal: everything else that going back needs; `journal.bytes`.
         passes: what the forward passes of the step in progress did to buffers (see `replay`).
-        carried: scalars that live longer than a step (ECD's energy shell), by name.
+        carried: scalars that live longer than a step (ECD's energy shell, the lowest loss so far), by name.
         seed: key of random draws (scattering, `replay`, the tape's reserve).
     """
 
@@ -96,6 +96,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
 
     def prepare(self, world: World) -> None:
         """Look at a step before its first op, going forward: refuse it, or note scalars. Changes no state."""
+
+    def conclude(self, world: World) -> dict[str, float]:
+        """New values for `carried` that a step taken leaves; what they replace is recorded, and comes back with it."""
+        return {}
 
     # -- stepping ------------------------------------------------------------------------------------
 

@@ -12,24 +12,19 @@ drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
         scatter   p <- rotations of pairs by angles of size nu sqrt(n)
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..dynamics import COMPOSITIONS
-from ..errors import LossBelowF0, NonFinite
-from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, scalar, sum_of_squares
-from . import flat
-from .adam import require_decay
-from .base import ReversibleOptimizer
-from .settings import present, require, require_number
-
-_LARGEST_LOG = 700.0  # of a float64
+from ..dynamics import COMPOSITIONS, separable
+from ..errors import NonFinite
+from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
+from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
+from .settings import require, require_number
 
 
-class ECD(ReversibleOptimizer):
+class ECD(Descent):
     """Energy-conserving descent: Hamiltonian, without friction, and free to step back.
 
     Slows down where the loss is low instead of cooling. Every op is a shear or a rotation, so going back costs
@@ -70,10 +65,7 @@ class ECD(ReversibleOptimizer):
     Source: De Luca, Gatti and Silverstein, arXiv 2306.00352.
     """
 
-    lattices: ClassVar[dict[str, float | None]] = {"p": None}
-    needs_loss: ClassVar[bool] = True
     shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "s", "delta_energy", "nu", "conserve", "integrator", "mirrored")
-    carries: ClassVar[tuple[str, ...]] = ("shell",)
 
     def __init__(
         self,
@@ -107,22 +99,16 @@ class ECD(ReversibleOptimizer):
             "integrator": integrator,
             "mirrored": False,
         }
-        self.energy: float | None = None
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse settings without a meaning or an inverse."""
         super().check_settings(settings)
-        for name in ("s", "delta_energy", "nu"):
+        for name in ("s", "delta_energy"):
             require_number(settings, name)
         require_number(settings, "eta", above=True)
-        require_number(settings, "F0", low=-math.inf)
-        conserve = settings["conserve"]
-        require(conserve in ("none", "rescale"), "conserve", conserve, "unknown", 'use "none" or "rescale".')
         still = settings["s"] == settings["delta_energy"] == 0
         require(not still, "s", settings["s"], "with s = 0 a start at rest has infinite speed", "set delta_energy > 0.")
-        if settings["decoupled"]:
-            require_decay(settings)
         name = settings["integrator"]
         require(name in COMPOSITIONS, "integrator", name, "unknown", f"use one of {', '.join(COMPOSITIONS)}.")
         if COMPOSITIONS[name].weights or settings["mirrored"]:
@@ -148,121 +134,45 @@ class ECD(ReversibleOptimizer):
         """Decay, drift, scatter."""
         return DRIFTS
 
-    def prepare(self, world: World) -> None:
-        """Refuse a loss at or below F0; note the energy, and at the start its shell."""
-        if not world.parts:
-            return
-        d, first = potential(world), world.parts[0]
-        if d <= 0:
-            raise LossBelowF0(
-                f"at step {world.step} the potential F - F0 is {d:g}: F = {d + first['F0']:g} with decay, "
-                f"F0 = {first['F0']:g}.",
-                "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
-            )
-        start = "shell" not in world.carried
-        self.energy = _energy(world, start)
-        if start:
-            world.scalars["shell"] = self.energy
-        elif first["conserve"] == "rescale" and _target(world) < 0:
-            world.scalars["skipped"] = 1.0
-            self.warn_once(
-                "shell",
-                f"at step {world.step} the potential is above the energy shell, so the momentum was not rescaled "
-                "(c = 1); such steps are counted in `skipped_rescales`. Remedy: a smaller lr or larger batches.",
-            )
+    def energy_of(self, world: World, at_start: bool) -> float:
+        """H in nats."""
+        first = world.parts[0]
+        square = first["delta_energy"] if at_start else world.square("p")
+        return separable.energy(potential(world), square, first["eta"], first["s"])
 
-    def energy_at(self, loss: float) -> float:
-        """H in nats at the present state, given the loss there. Before the first step: with the momentum to come."""
-        active = [s for s in self._slots if s.parameter.requires_grad]
-        world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
-        return _energy(world, at_start="shell" not in self.carried)
-
-    @property
-    def skipped_rescales(self) -> int:
-        """Steps (of those that the journal holds) at which the shell's |p|^2 was negative."""
-        return sum("skipped" in entry.get("scalars", {}) for entry in self.journal.entries.values())
+    def shell_of(self, world: World) -> float:
+        """|p|^2 on the energy shell."""
+        return _shell(world)
 
 
-def potential(world: World) -> float:
-    """D = F - F0, with the decay that is inside H."""
-    inside = [p.square("q") * (0.5 * p["weight_decay"]) for p in world.parts if _decays_inside(p)]
-    return world.loss + world.total(inside) - world.parts[0]["F0"]
-
-
-def _energy(world: World, at_start: bool) -> float:
+def _shell(world: World) -> float:
     first = world.parts[0]
-    kinetic = first["delta_energy"] if at_start else world.square("p")
-    return first["eta"] * scalar.log(potential(world)) + scalar.log(first["s"] + kinetic)
-
-
-def _decays_inside(part: Part) -> bool:
-    return bool(part["weight_decay"]) and not part["decoupled"]
-
-
-def _force(part: Part) -> torch.Tensor:
-    """G, float64."""
-    g = part.gradient
-    return g.add(part.value("q"), alpha=part["weight_decay"]) if _decays_inside(part) else g
-
-
-def _target(world: World) -> float:
-    """|p|^2 on the energy shell."""
-    first = world.parts[0]
-    log = world.carried["shell"] - first["eta"] * scalar.log(potential(world))
-    if log > _LARGEST_LOG:
-        raise NonFinite(f"at step {world.step} the energy shell asks for a |p|^2 of e^{log:.0f}.", "lower eta, or F0.")
-    return scalar.exp(log) - first["s"]
+    square = separable.shell(world.carried["shell"], potential(world), first["eta"], first["s"])
+    return reachable(world, square, "lower eta, or F0.")
 
 
 def _start(part: Part) -> torch.Tensor | None:
-    if "shell" not in part.world.scalars or not part["delta_energy"]:
+    if not starts(part.world) or not part["delta_energy"]:
         return None
-    norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
-    return part.gradient * (-scalar.sqrt(part["delta_energy"]) / norm) if norm else None
-
-
-def _rescale(world: World) -> float:
-    if not world.parts or world.parts[0]["conserve"] != "rescale" or "shell" not in world.carried:
-        return 1.0
-    target, present = _target(world), world.square("p")
-    return scalar.sqrt(target / present) if target > 0 and present > 0 else 1.0
+    return downhill(part, part["delta_energy"])
 
 
 def _kick(part: Part) -> torch.Tensor:
-    return _force(part) * (-part["lr"] * part["eta"] / potential(part.world))
+    return force(part) * separable.kick(part["lr"], potential(part.world), part["eta"])
 
 
 def _drift(part: Part) -> torch.Tensor | None:
-    if "shell" not in part.world.carried and "shell" not in part.world.scalars and part.world.loss is None:
+    if part.world.loss is None and "shell" not in part.world.carried:
         return None  # a palindrome's first half drift, before there is a momentum
-    kinetic = part["s"] + part.world.square("p")
-    if kinetic == 0:
+    square = part.world.square("p")
+    if part["s"] + square == 0:
         raise NonFinite(
             f"at step {part.world.step} the momentum is zero (a start without a gradient?), and with s = 0 that is an "
             "infinite speed.",
             "set s > 0.",
         )
-    return part.value("p") * (2 * part["lr"] / kinetic)
+    return part.value("p") * separable.drift(part["lr"], square, part["s"])
 
 
-def _scatter(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """Pairs i, j with i + j = c modulo the size of the part, c drawn anew each step, and normal angles."""
-    if not part["nu"] or part.size < 2:
-        return None
-    draw = random.generator("scatter", part.world.seed, part.world.step, *part.block.key, part.start)
-    first = torch.arange(part.size)
-    second = torch.remainder(int(draw.integers(part.size)) - first, part.size)
-    keep = first < second
-    total = sum(p.size for p in part.world.parts)
-    angle = part["nu"] * math.sqrt(total) * torch.from_numpy(draw.standard_normal(int(keep.sum())))
-    folded = torch.remainder(angle + math.pi / 2, math.pi) - math.pi / 2
-    device = part.integers("p").device
-    return first[keep].to(device), second[keep].to(device), folded.to(device)
-
-
-KICKS = (Shear("p", _start), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
-DRIFTS = (
-    Contract("q", lambda part: 1 - part["lr"] * part["weight_decay"] if part["decoupled"] else 1.0),
-    Shear("q", _drift, needs=("p",)),
-    Rotate("p", _scatter),
-)
+KICKS = (Shear("p", _start), Rescale("p", to_shell(_shell), needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+DRIFTS = (Contract("q", decoupled_decay), Shear("q", _drift, needs=("p",)), Rotate("p", scatter))

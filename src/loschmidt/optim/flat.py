@@ -354,6 +354,8 @@ def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, coun
         joins = last is not None and (last.block is s.block) and (last.stop, last.count) == (s.start, s.count)
         if joins:
             world.parts[-1].stop = s.stop
+            if s.stop > s.start:
+                world.parts[-1].cuts.append(s.start)
         elif s.stop > s.start:
             name_of = _namer(slots, s.block)
             world.parts.append(Part(s.block, s.start, s.stop, settings[s.group], s.count + counting, world, name_of))

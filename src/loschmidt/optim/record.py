@@ -37,6 +37,10 @@ def push(
         entry["active"] = optimizer._active
     optimizer._settings, optimizer._active = settings, active
     optimizer.carried.update({k: v for k, v in world.scalars.items() if k in optimizer.carries})
+    history = optimizer.conclude(world)
+    if history:
+        entry["carried"] = {k: optimizer.carried.get(k) for k in history}
+        optimizer.carried.update(history)
     _count(optimizer, active, 1)
     optimizer.journal.push(check, entry)
 
@@ -47,6 +51,10 @@ def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
     _count(optimizer, active, -1)
     for name in entry.get("scalars", {}):
         optimizer.carried.pop(name, None)
+    before = entry.get("carried", {})
+    for name in before:
+        optimizer.carried.pop(name, None)
+    optimizer.carried.update({k: v for k, v in before.items() if v is not None})
     if optimizer.steps == 0:
         optimizer._settings = optimizer._active = None
     else:

@@ -1,5 +1,7 @@
-"""Measures of what a run does: how perturbations of it grow, what comes back, and how floats fail to go back."""
+"""Measures of what a run does: how perturbations of it grow, what comes back, how floats fail to go back; and wells
+whose motion is known exactly."""
 
+from . import wells as wells
 from .echoes import Echo as Echo
 from .echoes import echo as echo
 from .gauge import gauge_directions as gauge_directions

@@ -6,14 +6,14 @@ error passes one after about (mantissa bits) / log2(1/momentum) steps: 158 in fl
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..errors import InvalidSetting, NonFinite
-from ..exact import Contract, Op, Rescale, Shear, sum_of_squares
+from ..exact import Contract, Op, Rescale, Shear, sum_of, sum_of_squares
 
 
 @dataclass
@@ -37,8 +37,15 @@ class _FloatPart:
     def value(self, name: str) -> torch.Tensor:
         return self.values[name]
 
+    @property
+    def tensors(self) -> list["_FloatPart"]:
+        return [self]
+
     def square(self, name: str) -> torch.Tensor:
         return sum_of_squares(self.values[name])
+
+    def sum_of(self, formula: Callable[["_FloatPart"], torch.Tensor]) -> torch.Tensor:
+        return sum_of(formula(self))
 
 
 @dataclass
@@ -51,6 +58,15 @@ class _FloatWorld:
     scalars: dict[str, float] = field(default_factory=dict)
     carried: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    deep: tuple[()] = ()
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss
+
+    @property
+    def size(self) -> int:
+        return sum(p.size for p in self.parts)
 
     def total(self, terms: Sequence[torch.Tensor]) -> float:
         return float(sum(terms))
@@ -72,15 +88,19 @@ class NaiveRun:
         drifts: as in an optimizer.
         settings: hyper-parameters that the ops read.
         lattices: names of the state besides "q".
+        prepare: an optimizer's, which notes what a step's ops read; None if they need nothing.
+        carries: an optimizer's: which of these notes later steps read, too.
         state: flat values by lattice ("q" among them) to begin with; default: the parameters, and zeros.
         step: at which it stands.
 
     Attributes:
         loss: of the step that was undone last.
-        scalars: recorded data-dependent numbers of steps, by step: those of a forward step are added.
+        scalars: what steps noted, by step; those of a forward step are added.
+        carried: what later steps read of it.
 
     Raises:
-        InvalidSetting: a program with a `Rotate`, which has no naive float form here.
+        InvalidSetting: a program with a `Rotate` that does something, or a momentum rescaled tensor by tensor: these have
+            no naive float form here.
     """
 
     def __init__(
@@ -91,19 +111,26 @@ class NaiveRun:
         drifts: Sequence[Op],
         settings: dict[str, Any],
         lattices: Sequence[str],
+        prepare: Callable[[Any], None] | None = None,
+        carries: Collection[str] = (),
         state: dict[str, torch.Tensor] | None = None,
         step: int = 0,
     ):
         self.parameters, self.gradient, self.settings = list(parameters), gradient, settings
         self.kicks, self.drifts = kicks, drifts
-        if settings.get("nu"):
-            raise InvalidSetting("scattering has no naive float reversal.", "use nu=0.")
+        self.prepare, self.carries = prepare, carries
+        for name in ("nu", "bounces", "patience"):
+            if settings.get(name):
+                raise InvalidSetting("scattering has no naive float reversal.", f"use {name}=0.")
+        if settings.get("projection") == "per-tensor":
+            raise InvalidSetting("projection='per-tensor' has no naive float reversal.", 'use projection="global".')
         q = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.values = {"q": q} | {name: torch.zeros_like(q) for name in lattices}
         for name, value in (state or {}).items():
             self.values[name] = value.to(q).clone()
         self.step, self.loss = step, math.nan
         self.scalars: dict[int, dict[str, float]] = {}
+        self.carried: dict[str, float] = {}
         if state is not None:
             with torch.no_grad():
                 self._write()
@@ -114,16 +141,20 @@ class NaiveRun:
         world = self._world(self.step)
         if not math.isfinite(world.loss):
             raise NonFinite(f"the float run's loss is {world.loss} at step {self.step}.", "lower lr.")
+        if self.prepare is not None:
+            self.prepare(world)
         for op in (*self.kicks, *self.drifts):
             self._apply(op, world, 1)
         self._write()
+        self.scalars[self.step] = world.scalars
+        self.carried |= {k: v for k, v in world.scalars.items() if k in self.carries}
         self.step += 1
 
     @torch.no_grad()
     def back(self) -> None:
         """One step back, algebraically: drifts with the momenta at hand, then kicks with the gradient found there."""
         self.step -= 1
-        world = _FloatWorld(0.0, self.step, scalars=self.scalars.get(self.step, {}))
+        world = _FloatWorld(0.0, self.step, scalars=self.scalars[self.step], carried=self.carried)
         world.parts = [_FloatPart(self.values, self.values["q"], self.settings, self.step + 1, world)]
         for op in reversed(self.drifts):
             self._apply(op, world, -1)
@@ -137,7 +168,7 @@ class NaiveRun:
         with torch.enable_grad():
             loss, gradients = self.gradient(step)
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        world = _FloatWorld(loss, step, scalars=self.scalars.setdefault(step, {}))
+        world = _FloatWorld(loss, step, scalars=self.scalars.get(step, {}), carried=self.carried)
         world.parts = [_FloatPart(self.values, flat, self.settings, step + 1, world)]
         return world
 
@@ -151,9 +182,9 @@ class NaiveRun:
             factor = op.factor(part)
             x.mul_(factor) if sign > 0 else x.div_(factor)
         elif isinstance(op, Rescale):
-            if sign > 0:
+            if op.name not in world.scalars:
                 world.scalars[op.name] = op.factor(world)
-            factor = world.scalars.get(op.name, 1.0)
+            factor = world.scalars[op.name]
             x.mul_(factor) if sign > 0 else x.div_(factor)
 
     def _write(self) -> None:

@@ -242,7 +242,7 @@ def lyapunov(
         seen = f"start={start}, stop={stop}, settle={settle}, every={every} leave no step to count."
         raise InvalidSetting(seen, "give a longer stretch.")
     if len(v) > v[0].numel():
-        raise InvalidSetting(f"k={len(v)}, but the state has {v[0].numel()} dimensions.", f"give at most that.")
+        raise InvalidSetting(f"k={len(v)}, but the state has {v[0].numel()} dimensions.", "give at most that.")
     v = _orthonormal(v)[0]
     logs, steps, sums, done = torch.zeros(len(v), dtype=torch.float64), [], [], 0
 

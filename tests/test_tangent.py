@@ -205,7 +205,7 @@ def test_the_standard_map_has_the_exponent_ln_k_over_2():
     mean = float(found.total.mean()) / length
     assert mean == pytest.approx(math.log(k / 2), rel=0.02)
     calm = orbit(standard_map(0.05), start, lr=1.0)
-    assert float(physics.tangent(calm, 0, length, directions).total.mean()) / length < 0.03
+    assert float(physics.tangent(calm, 0, 100, directions[:4]).total.mean()) / 100 < 0.07
 
 
 def test_the_cat_map_has_two_exponents_exactly():
@@ -223,17 +223,17 @@ def test_the_harmonic_oscillator_has_none(kind):
     settings = {"lr": 1.0, "dt": 0.1} if kind is lo.optim.SGD else {"lr": 0.02}
     well = (lambda x: 0.5 * x.square().sum()) if kind is lo.optim.SGD else (lambda x: 0.5 + 0.5 * x.square().sum())
     traj = orbit(well, [1.0], [0.2], kind, **settings)
-    growth = physics.tangent(traj, 0, 1000, 2).log_growth
+    growth = physics.tangent(traj, 0, 600, 2).log_growth
     # bounded, or (where the period depends on the energy) linear: the rate falls as 1/t
-    assert float((growth[1000] - growth[500]).max()) < math.log(2) + 0.3
-    assert float(growth[1000].max()) / 1000 < 0.006
+    assert float((growth[600] - growth[300]).max()) < math.log(2) + 0.3
+    assert float(growth[600].max()) / 600 < 0.01
 
 
 def test_keplers_orbit_has_none():
     traj = orbit(lambda x: -1 / x.norm(), [1.0, 0.0], [0.0, 1.1], lr=1.0, dt=0.1)
-    growth = physics.tangent(traj, 0, 1200, 2).log_growth
-    assert float((growth[1200] - growth[600]).max()) < math.log(2) + 0.5  # linear in time: neighbours fall behind
-    assert float(growth[1200].max()) / 1200 < 0.008
+    growth = physics.tangent(traj, 0, 896, 2).log_growth  # ten revolutions
+    assert float((growth[896] - growth[448]).max()) < math.log(2) + 0.1  # linear in time: neighbours fall behind
+    assert float(growth[896].max()) / 896 < 0.01
     falls = orbit(lambda x: -0.5 * x.square().sum(), [1e-3, 0.0], lr=1.0, dt=0.1)  # from a hill it is exponential
     assert float(physics.tangent(falls, 0, 150, 2).total.max()) / 150 > 0.08
 

@@ -20,3 +20,13 @@ def exp(x: Any) -> Any:
 def sqrt(x: Any) -> Any:
     """Square root."""
     return math.sqrt(x) if isinstance(x, float | int) else x.sqrt()
+
+
+def value(x: Any) -> float:
+    """The number itself, for decisions: nothing that follows from it has a derivative."""
+    return float(x) if isinstance(x, float | int) else x.value()
+
+
+def isfinite(x: Any) -> bool:
+    """Whether it is neither infinite nor NaN."""
+    return math.isfinite(value(x))

@@ -168,11 +168,11 @@ def _growth(world: World) -> float | list[float]:
 
 
 def _bounded(world: World, factor: float) -> float:
-    if not math.isfinite(factor):
+    if not scalar.isfinite(factor):
         for part in world.deep:
             part.block.operands.inspect()  # names the parameter
         raise NonFinite(f"at step {world.step} p.G is not finite.", "look at the loss and lr of this step.")
-    return math.copysign(max(abs(factor), _SMALLEST), factor)
+    return factor if abs(factor) >= _SMALLEST else math.copysign(_SMALLEST, scalar.value(factor))
 
 
 def _start(part: Part) -> torch.Tensor | None:

@@ -1,4 +1,5 @@
-"""Measures of what a run does: how perturbations grow, what comes back, floats that do not; wells with known answers."""
+"""Measures of what a run does: how perturbations of it grow, what comes back, how floats fail to go back; and wells
+whose motion is known exactly."""
 
 from . import wells as wells
 from .echoes import Echo as Echo

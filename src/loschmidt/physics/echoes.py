@@ -247,8 +247,16 @@ class _Walk:
 
         start = dict(zip(layout.names, layout.read(), strict=True))
         run = NaiveRun(
-            replica.parameters, gradient, opt.kicks(), opt.drifts(), {}, list(opt.lattices), start, self.turn
+            replica.parameters,
+            gradient,
+            opt.kicks(),
+            opt.drifts(),
+            recorded[self.turn - 1][0],
+            list(opt.lattices),
+            state=start,
+            step=self.turn,
         )
+        run.carried = dict(opt.carried)
         run.scalars = {t: dict(opt.journal.entries.get(t, {}).get("scalars", {})) for t in recorded}
 
         def look(loss: float | None) -> None:

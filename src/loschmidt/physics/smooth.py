@@ -6,7 +6,7 @@ small graphs a step, and one walk through the second for each direction (forward
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import NotSmooth
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of_squares
-from ..optim import flat
+from ..exact.digest import sum_of
+from ..optim import ReversibleOptimizer, flat
 from ..optim.composed import FLIPPED, parts_of
 from .replica import Replica, Slope
 from .state import Layout
@@ -45,6 +46,16 @@ class Scalar:
     def sqrt(self) -> "Scalar":
         """Square root."""
         return Scalar(self.x.sqrt())
+
+    def value(self) -> float:
+        """The number, without its derivative: for decisions."""
+        return float(self.x.detach())
+
+    def __abs__(self) -> "Scalar":
+        return Scalar(self.x.abs())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value(), spec)
 
     def __float__(self) -> float:
         raise NotSmooth(
@@ -122,6 +133,9 @@ class Taken:
         loss: the loss that the run saw, at its first kick.
         layout: of the state.
         seed: key of random draws.
+        prepare: the optimizer's, which notes what ops read.
+        composed: whether it is more than kick, then drift.
+        after: what was carried when it was taken.
     """
 
     step: int
@@ -130,6 +144,9 @@ class Taken:
     loss: float | None
     layout: Layout
     seed: int
+    prepare: Callable[[Any], None]
+    composed: bool
+    after: Mapping[str, float]
 
     @classmethod
     def last(cls, traj: "Trajectory", layout: Layout) -> "Taken":
@@ -138,7 +155,9 @@ class Taken:
         entry, settings = opt.journal.peek()[1], opt._settings
         mine = [opt._slots[i] for i in opt._active]
         scalars = {k: v for k, v in entry.get("scalars", {}).items() if k != FLIPPED}
-        carried = {k: v for k, v in opt.carried.items() if k not in scalars}
+        after = dict(opt.carried)
+        before = after | entry.get("carried", {})
+        carried = {k: v for k, v in before.items() if k not in scalars and v is not None}
         legs, done, composed = [], entry.get("parts"), parts_of(settings)
         for i, (kind, share) in enumerate(composed):
             own = done[i].get("scalars", {}) if done is not None else scalars
@@ -148,7 +167,8 @@ class Taken:
             legs.append(Leg(kind, ops, world.parts, own, dict(carried), kind == "kick" or done is None))
             carried |= {k: v for k, v in own.items() if k in opt.carries} if done is not None else {}
         loss = None if traj._last_loss is None else float(traj._last_loss)
-        return cls(step, legs, FLIPPED in entry.get("scalars", {}), loss, layout, opt.seed)
+        flips = FLIPPED in entry.get("scalars", {})
+        return cls(step, legs, flips, loss, layout, opt.seed, _silent(opt).prepare, done is not None, after)
 
     def forward(self, x: torch.Tensor, v: torch.Tensor, replica: Replica) -> tuple[torch.Tensor, torch.Tensor]:
         """State after the step, and tangents after it, from those before it: (lattices, size), (k, lattices, size)."""
@@ -170,7 +190,13 @@ class Taken:
         if not back:
             x, v = x * sign, v * sign
         slope: Slope | None = None
-        for leg in reversed(self.legs) if back else self.legs:
+        legs = self.legs
+        if not self.composed and back:
+            legs = [replace(leg, carried=self.after) for leg in legs]
+        elif not self.composed:  # in one: drifts may read what the kicks noted (BBI's potential)
+            kick, drift = legs
+            legs = [replace(kick, ops=[*kick.ops, *drift.ops])]
+        for leg in reversed(legs) if back else legs:
             if leg.kind == "kick":
                 slope = Slope(replica, self.step, x[0])
                 forces = [(slope.hessian_times(d[0]), float(slope.gradient @ d[0])) for d in v]
@@ -197,6 +223,8 @@ class Taken:
                 inputs += [loss]
                 given = [[*rows, torch.full_like(loss, rate)] for rows, (_, rate) in zip(given, forces, strict=True)]
         with torch.enable_grad(), _Roots():
+            if not back and world.loss is not None and world.parts:
+                self._note(world)
             for op in reversed(leg.ops) if back else leg.ops:
                 world.apply(op, back)
             outputs = [world.values[name] * 1.0 for name in names]
@@ -209,6 +237,21 @@ class Taken:
                 "begin at another step, or look at that parameter's gradient.",
             )
         return torch.stack(outputs).detach(), out
+
+    def _note(self, world: "_World") -> None:
+        """Note anew what the step noted, as functions of the state; decisions (a bounce) are the recorded ones."""
+        recorded, world.scalars = world.scalars, {}
+        self.prepare(world)
+        noted = world.scalars
+        world.scalars = {k: noted.get(k, v) for k, v in recorded.items()}
+
+
+def _silent(opt: ReversibleOptimizer) -> ReversibleOptimizer:
+    """Something with the optimizer's methods and attributes, whose own attributes can change; it warns of nothing."""
+    twin = object.__new__(type(opt))
+    twin.__dict__.update(opt.__dict__)
+    twin.warn_once = lambda *text: None
+    return twin
 
 
 def _pushed(outputs: list[torch.Tensor], inputs: list[torch.Tensor], given: list[list[torch.Tensor]]) -> torch.Tensor:
@@ -240,8 +283,21 @@ class _World:
         self.scalars, self.carried = self.leg.scalars, self.leg.carried
         self.parts = [_Part(part, self) for part in self.leg.parts]
 
-    def total(self, terms: Sequence[torch.Tensor]) -> Scalar | float:
-        return Scalar(sum(terms)) if terms else 0.0
+    deep = ()
+
+    @property
+    def mean_loss(self) -> Scalar | None:
+        return self.loss
+
+    @property
+    def size(self) -> int:
+        return sum(p.size for p in self.parts)
+
+    def total(self, terms: Sequence[torch.Tensor], over: str = "parts") -> Scalar | float:
+        return Scalar(_bare(sum(terms))) if terms else 0.0
+
+    def sum_of(self, formula: Callable[["_Part"], torch.Tensor]) -> Scalar | float:
+        return self.total([p.sum_of(formula) for p in self.parts])
 
     def square(self, name: str) -> Scalar | float:
         return self.total([p.square(name) for p in self.parts])
@@ -254,10 +310,7 @@ class _World:
             factors = [(p, op.factor(p)) for p in self.parts]
             self._change(op.target, [(p, _multiplies(c, back)) for p, c in factors])
         elif isinstance(op, Rescale):
-            c = self.scalars.get(op.name, 1.0)
-            if c != 1.0 and not back:
-                c = op.factor(self)
-            self._change(op.target, [(p, _multiplies(_bare(c), back)) for p in self.parts])
+            self._change(op.target, [(p, _multiplies(_bare(c), back)) for p, c in self._factors(op, back)])
         elif isinstance(op, Rotate):
             pairs = [(p, op.pairs(p)) for p in self.parts]
             self._change(op.target, [(p, _turns(*chosen, back)) for p, chosen in pairs if chosen is not None])
@@ -266,6 +319,17 @@ class _World:
                 f"the program has a {type(op).__name__}, of which no tangent is known.",
                 "build it of Shear, Contract, Rescale and Rotate.",
             )
+
+    def _factors(self, op: Rescale, back: bool) -> list[tuple["_Part", Any]]:
+        """Parts, or parameters, each with its factor: back as it was recorded, forward as a function of the state."""
+        if f"{op.name} 0" in self.scalars:
+            tensors = [tensor for p in self.parts for tensor in p.tensors]
+            factors = [self.scalars[f"{op.name} {i}"] for i in range(len(tensors))] if back else op.factor(self)
+            return list(zip(tensors, factors, strict=True))
+        if op.name not in self.scalars:
+            return []
+        c = self.scalars[op.name] if back else op.factor(self)
+        return [(p, c) for p in self.parts]
 
     def _change(self, name: str, changes: list[tuple["_Part", Callable]]) -> None:
         at, out, row = 0, [], self.values[name]
@@ -319,3 +383,10 @@ class _Part:
 
     def square(self, name: str) -> torch.Tensor:
         return sum_of_squares(self.value(name))
+
+    def sum_of(self, formula: Callable[["_Part"], torch.Tensor]) -> torch.Tensor:
+        return sum_of(_bare(formula(self)))
+
+    @property
+    def tensors(self) -> list["_Part"]:
+        return [_Part(tensor, self.world) for tensor in self._part.tensors]

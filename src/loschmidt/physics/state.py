@@ -114,13 +114,15 @@ class Layout:
     def vectors(self, directions: int | Direction | Sequence[Direction], seed: int) -> torch.Tensor:
         """Several directions, shape (k, lattices, size): given ones, or `directions` random ones.
 
+        Random ones are in the parameters, where there are enough of them: beside Adam's v a length means nothing.
+
         Raises:
             InvalidSetting: if there is none, or one is zero or not finite.
         """
         if isinstance(directions, int) and not isinstance(directions, bool):
             if directions < 1:
                 raise InvalidSetting(f"directions={directions}: there is nothing to follow.", "give 1 or more.")
-            return self.random(directions, seed)
+            return self.random(directions, seed, ["q"] if directions <= int(self.live.sum()) else None)
         if isinstance(directions, Mapping):
             directions = [directions]
         if isinstance(directions, torch.Tensor) and directions.dim() == 2:

@@ -82,7 +82,7 @@ def tangent(
         trajectory: the run.
         start: where the perturbation is made; between the first step and any later one.
         stop: where it is followed to.
-        directions: how many random ones (normal in all of q, p, ...); or one, or several: state-shaped tensors, or
+        directions: how many random ones (normal, in the parameters); or one, or several: state-shaped tensors, or
             dicts of a parameter's name (or "name/p" for its momentum) -> tensor. Their length does not matter.
         seed: of random directions.
 

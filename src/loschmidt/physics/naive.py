@@ -99,8 +99,8 @@ class NaiveRun:
         carried: what later steps read of it.
 
     Raises:
-        InvalidSetting: a program with a `Rotate` that does something, or a momentum rescaled tensor by tensor: these have
-            no naive float form here.
+        InvalidSetting: a program with a `Rotate` that does something, or a momentum rescaled tensor by tensor: these
+            have no naive float form here.
     """
 
     def __init__(

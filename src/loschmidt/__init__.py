@@ -3,6 +3,7 @@
 from . import data as data
 from . import live as live
 from . import optim as optim
+from . import physics as physics
 from . import tasks as tasks
 from .errors import *  # noqa: F403
 from .optim import replay as replay

@@ -20,7 +20,7 @@ import torch
 
 from ..errors import LossBelowF0, NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random, sum_of_squares
-from . import flat
+from . import energy, flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
 from .settings import present, require, require_number
@@ -68,6 +68,7 @@ class ECD(ReversibleOptimizer):
     """
 
     lattices: ClassVar[dict[str, float | None]] = {"p": None}
+    energy_law: ClassVar[energy.EnergyLaw] = energy.SEPARABLE
     needs_loss: ClassVar[bool] = True
     shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "s", "delta_energy", "nu", "conserve")
     carries: ClassVar[tuple[str, ...]] = ("shell",)
@@ -236,7 +237,7 @@ def _scatter(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | No
     return first[keep].to(device), second[keep].to(device), folded.to(device)
 
 
-KICKS = (Shear("p", _start), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (Shear("p", _start, cause="start"), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", lambda part: 1 - part["lr"] * part["weight_decay"] if part["decoupled"] else 1.0),
     Shear("q", _drift, needs=("p",)),

@@ -148,29 +148,34 @@ lr times the largest curvature is far below 1); momentum below 1 is friction. A 
 """
 
 
-def _mobility(part: Part) -> torch.Tensor:
-    """A of each element; 0 before its first step."""
+def _weighed(part: Part, x: torch.Tensor) -> torch.Tensor:
+    """sum A x^2 / (1 - b1), 0-dimensional; 0 before the part's first step."""
     if part.count < 1:
-        return torch.zeros_like(part.value("v"))
+        return torch.zeros((), dtype=torch.float64)
     (b1, b2), t = part["betas"], part.count
     root = part.value("v").clamp_min(0.0).sqrt_().div_((1 - b2**t) ** 0.5).add_(part["eps"])
-    return root.reciprocal_().mul_(part["lr"] / (1 - b1**t))
+    return x.square().div_(root).sum() * (part["lr"] / ((1 - b1**t) * (1 - b1)))
+
+
+def _kinetic_of(part: Part) -> torch.Tensor:
+    """(1/2) sum A m^2 / (1 - b1); where the part can remember it, while m and v stand still."""
+    memo = getattr(part, "memo", {})
+    if "kinetic" not in memo:
+        memo["kinetic"] = _weighed(part, part.value("m")) * 0.5
+    return memo["kinetic"]
 
 
 def _metric(coupled: bool) -> Callable[[World, Array], Terms]:
     def terms(world: World, losses: Array) -> Terms:
-        halves = [
-            (_mobility(p) * p.value("m").square()).sum() * (0.5 / (1 - p["betas"][0])) for p in world.parts if p.count
-        ]
+        kinetic = world.total([_kinetic_of(p) for p in world.parts])
         potential = _signed(world, losses) + (_decay(world, world.parts) if coupled else 0.0)
-        return potential, np.full(len(losses), world.total(halves))
+        return potential, np.full(len(losses), kinetic)
 
     return terms
 
 
 def _metric_bend(world: World, kicks: Sequence[torch.Tensor]) -> float:
-    pairs = zip(world.parts, kicks, strict=True)
-    return world.total([(_mobility(p) * k.square()).sum() / (1 - p["betas"][0]) for p, k in pairs])
+    return world.total([_weighed(p, k) for p, k in zip(world.parts, kicks, strict=True)])
 
 
 _ADAM = "F + sum A m^2 / (2 (1 - b1)), A = lr / ((1 - b1^t) (sqrt(v / (1 - b2^t)) + eps))"

@@ -102,7 +102,7 @@ def account(
     first = book.energies(start)
     book.total = sum(first)
     if start is not world:
-        book.note("schedule", world, low.losses)
+        book.note("schedule", world)
     else:
         book.by["schedule"] = np.zeros_like(book.total)
     _run(opt, book, world, step, high.losses, lambda: _between(potentials, step, world))
@@ -111,7 +111,7 @@ def account(
     book.by["rounding"] = sum(last) - book.total
     out: dict[str, Any] = {"step": step.number, "unit": law.unit}
     out |= book.views(first, last)
-    return out | _measures(law, out, world, low, end) | {"bits": book.bits | _coarsened(step)} | _tape(low, high)
+    return out | _measures(law, out, low, end, float(last[1][0])) | {"bits": book.bits | _coarsened(step)} | _tape(low, high)
 
 
 def _coarsened(step: Taken) -> dict[str, float]:
@@ -135,9 +135,9 @@ class _Book:
         """Potential and kinetic energy, on each loss."""
         return self.law.terms(world, self.losses if losses is None else losses)
 
-    def note(self, cause: str, world: World, losses: np.ndarray) -> None:
+    def note(self, cause: str, world: World) -> None:
         """The state moved on to that of `world`: book the difference."""
-        total = sum(self.energies(world, losses))
+        total = sum(self.energies(world))
         self.by[cause] = self.by.get(cause, 0.0) + (total - self.total)
         self.total = total
 
@@ -171,18 +171,19 @@ def _run(
     # A mass changes before the kick it belongs to: at Adam's first step v is 0, and a kick under that would be absurd.
     ops.sort(key=lambda op: book.law.cause_of(op) != "metric")
     movers = [i for i, op in enumerate(ops) if op.target == "q" and _moves(op, world)]
+    due = False
     for i, op in enumerate(ops):
         did, cost = apply(op, world)
         cause = book.law.cause_of(op)
+        book.by.setdefault(cause, np.zeros_like(book.total))
         if cost:
             book.bits[cause] = book.bits.get(cause, 0.0) + cost
-        if not did:
-            if cause != "metric":
-                book.by.setdefault(cause, np.zeros_like(book.total))
-            continue
-        if op.target == "q" and i in movers:
+        if did and op.target == "q":
             book.losses = losses if i == movers[-1] else between()
-        book.note(cause, world, book.losses)
+        due |= did
+        if due and (i + 1 == len(ops) or book.law.cause_of(ops[i + 1]) != cause):  # neighbours of one cause: looked at once
+            book.note(cause, world)
+            due = False
 
 
 def _moves(op: Any, world: World) -> bool:
@@ -206,11 +207,11 @@ def _retold(world: World, settings: Sequence[dict[str, Any]], slots: Sequence[Sl
     return before
 
 
-def _measures(law: EnergyLaw, views: dict[str, Any], world: World, low: Side, end: World) -> dict[str, Any]:
+def _measures(law: EnergyLaw, views: dict[str, Any], low: Side, end: World, kinetic: float) -> dict[str, Any]:
     """Heat and work, and what stationarity and temperature are judged by."""
     mean, full = views.get("mean"), views.get("full")
     heat = sum(mean["by"].get(cause, 0.0) for cause in HEAT) if mean else None
-    push = pull = square = virial = 0.0
+    push = pull = square = 0.0
     parts: list[ShadowPart] = end.parts
     for part in parts:
         old = {name: low.values[id(part.block)][name][part.start : part.stop] for name in ("q", law.momentum)}
@@ -218,14 +219,12 @@ def _measures(law: EnergyLaw, views: dict[str, Any], world: World, low: Side, en
         push += float(torch.dot(q - old["q"], p))
         pull += float(torch.dot(old["q"], p - old[law.momentum]))
         square += float(part.square("q"))
-    kinetic = law.terms(end, np.zeros(1))[1]
-    virial = law.virial(end, float(kinetic[0]))
     return {
         "heat": heat,
         "work": full["change"] - mean["change"] if mean and full else None,
         "push": push,
         "pull": pull,
         "norm2": square,
-        "virial": virial,
+        "virial": law.virial(end, kinetic),
         "parameters": sum(part.size for part in parts),
     }

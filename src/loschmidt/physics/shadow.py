@@ -25,10 +25,12 @@ class ShadowPart(Part):
     Attributes:
         values: by lattice, float64, shape (size,). Replaced, never changed in place.
         grad: gradient, float64, shape (size,).
+        memo: what a law computed from the momenta, until they change.
     """
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
     grad: torch.Tensor | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gradient(self) -> torch.Tensor:
@@ -50,6 +52,8 @@ class ShadowPart(Part):
         """Other values."""
         self.values = self.values | {name: values}
         self._cache.pop(f"|{name}|^2", None)
+        if name != "q":
+            self.memo.clear()
 
     def twin(self, world: World, settings: dict[str, Any], count: int) -> "ShadowPart":
         """The same values under other settings."""

@@ -34,8 +34,8 @@ class EnergyLaw:
         formula: for people.
         momentum: the lattice that is conjugate to "q", up to a factor.
         terms: (world, losses) -> potential and kinetic energy, arrays like `losses`. May read settings, step counts and
-            lattices of the world's parts, and no gradient. NaN where it does not exist (D <= 0). Lattices besides "q" and
-            the momentum are a mass; their ops must read neither of the two.
+            lattices of the world's parts, and no gradient. NaN where it does not exist (D <= 0). Lattices besides "q"
+            and the momentum are a mass; their ops must read neither of the two.
         virial: (world, kinetic) -> p . dH/dp. Its mean over n parameters is the kinetic temperature at equilibrium.
         bend: (world, kicks, one for each part) -> k . (d2K/dp2) k, twice the energy of a kick at second order.
         counts: whether `terms` reads step counts.

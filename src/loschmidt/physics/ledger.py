@@ -109,17 +109,11 @@ def account(
     end = world_of(opt, step.slots, high.values, step.settings, step.counting, **settings, gradients=False)
     last = book.energies(end, high.losses)
     book.by["rounding"] = sum(last) - book.total
+    bits = book.bits | ({"coarsening": step.coarsened} if step.coarsened else {})
     out: dict[str, Any] = {"step": step.number, "unit": law.unit}
     out |= book.views(first, last)
-    return out | _measures(law, out, low, end, float(last[1][0])) | {"bits": book.bits | _coarsened(step)} | _tape(low, high)
-
-
-def _coarsened(step: Taken) -> dict[str, float]:
-    return {"coarsening": step.coarsened} if step.coarsened else {}
-
-
-def _tape(low: Side, high: Side) -> dict[str, float]:
-    return {"tape": high.bits - low.bits}
+    out |= _measures(law, out, low, end, float(last[1][0]))
+    return out | {"bits": bits, "tape": high.bits - low.bits}
 
 
 class _Book:
@@ -181,7 +175,8 @@ def _run(
         if did and op.target == "q":
             book.losses = losses if i == movers[-1] else between()
         due |= did
-        if due and (i + 1 == len(ops) or book.law.cause_of(ops[i + 1]) != cause):  # neighbours of one cause: looked at once
+        last = i + 1 == len(ops) or book.law.cause_of(ops[i + 1]) != cause  # neighbours of one cause are one entry
+        if due and last:
             book.note(cause, world)
             due = False
 

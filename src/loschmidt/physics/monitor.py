@@ -41,8 +41,11 @@ class EnergyMonitor:
     """Writes down the energy of a run, and where it comes from and goes to, at every k-th step.
 
     It looks from outside: the run's integers, tape, gradients and random numbers are the same with and without it. It
-    sees steps of `seek`, on both ways, and none inside branches. A step costs it one or two evaluations of what it looks
-    at on each side (three where decay is decoupled), and a few passes over memory; 24 bytes a parameter while it looks.
+    sees steps of `seek`, on both ways, and none inside branches. A line costs an evaluation of what it looks at on each
+    side of the step (and one between, where decay is decoupled), without gradients, and a few passes over memory; for
+    that time it holds six to nine float64 numbers a parameter.
+
+    Losses are evaluated in the mode the model is trained in; those on full and mean with one and the same random seed.
 
     Lines on the way back are written too (`direction`), with the numbers of the step taken forward: the same bits if
     nothing was edited. So the file is never rewritten, and `read` gives the lines of the path that leads to where the

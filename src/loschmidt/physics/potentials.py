@@ -1,7 +1,9 @@
 """Losses at a point: on a step's batch, on the full data, and on a fixed sample of batches.
 
 The sample stands for the average over batches. It is the same at every call, so that the average is a smooth function
-of the parameters, and a change of it is never the luck of a draw.
+of the parameters, and a change of it is never the luck of a draw. It is whole epochs, also where batches are drawn with
+replacement: each sample counts equally often, so that the sample errs only in what batches do beyond their mean (the
+spread of the logarithm, smaller by a share batch_size / samples than with replacement).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +37,10 @@ class Potentials:
     Args:
         traj: the trajectory.
         full: the full data, as the loss takes it; None: all samples of the Schedule; False: leave it out.
-        losses: `losses(model, batch)` -> losses of single samples, shape (samples,). With it one pass over the full data
-            gives all three; only for losses that are the mean of these, and without dropout.
-        batches: how many batches stand for the average over batches, rounded up to whole epochs where they are drawn
-            without replacement; None: 64 with `losses`, else none.
+        losses: `losses(model, batch)` -> losses of single samples, shape (samples,). With it one pass over the full
+            data gives all three; only for losses that are the mean of these, and without dropout.
+        batches: how many batches stand for the average over batches, rounded up to whole epochs; None: 64 with
+            `losses`, else none.
 
     Raises:
         InvalidSetting: there is no full data, or `losses` does not fit the loss.
@@ -49,17 +51,17 @@ class Potentials:
             raise InvalidSetting(f"batches={batches!r} is not a number of batches.", "pass an int, or None.")
         self.traj, self.losses = traj, losses
         source = traj.data if isinstance(traj.data, Schedule) else None
-        self.whole = source is not None and source.batch_size is None and full is None and losses is None
         plain = source is not None and source.augment is None
-        self.alone = self.whole and plain  # every batch is the full data: one number says it all
+        # Every batch is the full data: one number says it all.
+        self.alone = plain and source.batch_size is None and full is None and losses is None
         self.by_row = losses is not None and full is None and plain
         self.full = None if full is False or self.alone else self._full(source) if full is None else full
         if losses is not None and self.full is None:
             raise InvalidSetting("losses without full data has nothing to look at.", "leave full=False out.")
         for name in depends_on_history(traj.model) if self.full is not None else ():
             raise InvalidSetting(
-                f"{name} is compiled with dynamic=None, and the full data has another shape than a batch: looking at it "
-                "could change which kernels serve the batches.",
+                f"{name} is compiled with dynamic=None, and the full data has another shape than a batch: looking at "
+                "it could change which kernels serve the batches.",
                 "compile with dynamic=False, or pass full=False.",
             )
         count = batches if batches is not None else _SAMPLE if losses is not None else 0
@@ -83,7 +85,7 @@ class Potentials:
         with torch.no_grad(), self.traj._undisturbed():
             rows = len(self._of(self.full))
             size = source.batch_size if source is not None else len(self._of(self.traj.data(self.traj.step)))
-        draws = Schedule(torch.arange(rows), size, seed=_key(0), replacement=source is not None and source.replacement)
+        draws = Schedule(torch.arange(rows), size, seed=_key(0))
         steps = -(-count // draws.steps_per_epoch) * draws.steps_per_epoch
         ids = [draws.ids(k).numpy() for k in range(steps)]
         sizes = np.array([len(i) for i in ids])
@@ -103,11 +105,11 @@ class Potentials:
             if self.losses is not None:
                 random.seed_all("energy", traj.seed)
                 rows = self._of(self.full)
+            if not self._checked:
+                self._check(step)
             if self.by_row:
                 ids = traj.data._ids(step).numpy()
-                mine = rows[self._places()[ids]].mean() if len(ids) else np.nan
-                self._check(mine, batch_loss)
-                batch_loss = mine
+                batch_loss = rows[self._places()[ids]].mean() if len(ids) else np.nan
             if batch_loss is None:
                 value = evaluate(traj, step, backward=False)
                 batch_loss = np.nan if value is None else float(value)
@@ -135,7 +137,9 @@ class Potentials:
         found = self.losses(self.traj.model, batch)
         if not isinstance(found, torch.Tensor) or found.dim() != 1:
             what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
-            raise InvalidSetting(f"losses(model, batch) gave {what}.", "return one loss for each sample, a flat tensor.")
+            raise InvalidSetting(
+                f"losses(model, batch) gave {what}.", "return one loss for each sample, flat."
+            )
         return found.detach().to("cpu", torch.float64).numpy()
 
     def _places(self) -> np.ndarray:
@@ -147,36 +151,38 @@ class Potentials:
             self._place[kept] = np.arange(len(kept))
         return self._place
 
-    def _check(self, mine: float, given: float | None) -> None:
-        if not self._checked and given is not None:
-            if abs(mine - given) > _SAME * max(abs(given), 1e-6):
-                raise InvalidSetting(
-                    f"losses(model, batch) has the mean {mine:.6g} on a batch whose loss is {given:.6g}.",
-                    "return the losses whose mean is the loss; leave losses out where there is dropout.",
-                )
-            self._checked = True
+    def _check(self, step: int) -> None:
+        """Compare the losses of single samples with the loss, once."""
+        batch = self.traj.data(step)
+        given = evaluate(self.traj, step, backward=False)
+        if given is None:
+            return
+        mine, given = float(self._of(batch).mean()), float(given)
+        if not abs(mine - given) <= _SAME * max(abs(given), 1e-6):
+            raise InvalidSetting(
+                f"losses(model, batch) has the mean {mine:.6g} on a batch whose loss is {given:.6g}.",
+                "return the losses whose mean is the loss; leave losses out where there is dropout.",
+            )
+        self._checked = True
 
 
 def batches_of(traj: Trajectory, count: int, purpose: str, seed: int) -> list[Any]:
-    """Batches drawn as the trajectory's are, from other epochs; of a function step -> batch, its first ones.
-
-    Without replacement whole epochs are drawn, so that short last batches have their share.
-    """
+    """Batches of other epochs, whole ones and without replacement; of a function step -> batch, its first batches."""
     source = traj.data
     if not isinstance(source, Schedule):
         return [batch for k in range(count) if (batch := source(k)) is not None]
-    twin = twin_of(source, purpose, seed)
+    twin = twin_of(source, purpose, seed, replacement=False)
     found = (twin(k) for k in range(-(-count // twin.steps_per_epoch) * twin.steps_per_epoch))
     return [batch for batch in found if batch is not None]
 
 
-def twin_of(source: Schedule, purpose: str, seed: int) -> Schedule:
-    """The same schedule with other draws."""
+def twin_of(source: Schedule, purpose: str, seed: int, replacement: bool | None = None) -> Schedule:
+    """The same schedule with other draws; `replacement`: otherwise than its own."""
     return Schedule(
         source.dataset,
         source.batch_size,
         seed=_key(seed, purpose),
-        replacement=source.replacement,
+        replacement=source.replacement if replacement is None else replacement,
         without=source.without,
         augment=source.augment,
     )

@@ -89,16 +89,16 @@ def world_of(
         mine = ShadowPart(part.block, part.start, part.stop, part.settings, part.count, world, part.name_of)
         mine.values = {k: v[part.start : part.stop] for k, v in values[id(part.block)].items()}
         if gradients:
-            inside = [s for s in slots if s.block is part.block and part.start <= s.start and s.stop <= part.stop]
-            mine.grad = torch.cat([s.parameter.grad.detach().reshape(-1) for s in inside]).to(torch.float64)
+            grads = [s.parameter.grad.detach().reshape(-1) for s in slots_of(part, slots)]
+            mine.grad = torch.cat(grads).to(torch.float64)
         parts.append(mine)
     world.parts = world.singly = parts
     return world
 
 
-def kick_of(op: Op, part: Part) -> torch.Tensor | None:
-    """What a shear adds to a part; None for nothing, and for other ops."""
-    return op.increment(part) if isinstance(op, Shear) else None
+def slots_of(part: Part, slots: Sequence[Slot]) -> list[Slot]:
+    """Those of the slots that lie in a part, in order."""
+    return [s for s in slots if s.block is part.block and part.start <= s.start and s.stop <= part.stop]
 
 
 def apply(op: Op, world: World) -> tuple[bool, float]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-_FEWEST = 16  # lines
-_HALVES = 4  # stretches in each half
-_ERRORS = 3.0
+_FEWEST = 32  # lines
+_HALVES = 8  # stretches in each half
+_ERRORS = 4.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def stationarity(
 ) -> Stationarity:
     """Whether a stretch of a ledger looks stationary: window means agree, and the virial relation holds.
 
-    Means of potential, kinetic energy and |q|^2 over the two halves must agree within 3 standard errors (from 4
+    Means of potential, kinetic energy and |q|^2 over the two halves must agree within 4 standard errors (from 8
     stretches a half), or within `tolerance` of their size; then push and pull must cancel to `virial_tolerance` of the
-    larger, or to 3 standard errors, if these are no larger than half of it. It can't be proven, only not refuted: a
+    larger, or to 4 standard errors, if these are no larger than half of it. It can't be proven, only not refuted: a
     slower drift than the stretch is long goes unseen.
 
     Args:
@@ -98,8 +98,8 @@ def kinetic_temperature(lines: Sequence[dict[str, Any]], **checks: Any) -> Tempe
     """Mean of p . dH/dp over parameters, if the stretch is stationary; else None, and why.
 
     For SGD lr |p|^2/n, in units of the loss; for ECD 2 |p|^2/((s + |p|^2) n), in nats, which stays below 2/n whatever
-    the state. It is the temperature of a distribution exp(-H/T) only where there is one: noise of mini-batches is neither
-    isotropic nor of the same size everywhere.
+    the state. It is the temperature of a distribution exp(-H/T) only where there is one: the noise of mini-batches is
+    neither isotropic nor of the same size everywhere.
 
     Args:
         lines: of an `EnergyMonitor`, in order.

@@ -389,6 +389,21 @@ def refused(what, tmp_path):
         traj.seek(1)
 
 
+def test_losses_of_single_samples_are_refused_where_samples_act_on_each_other():
+    model = Point(normal(4))
+    model.norm = nn.BatchNorm1d(4).double()
+    rows = normal(32, 4)
+
+    def each(model, batch):
+        return (model.q - model.norm(batch * torch.arange(1, 5) + batch[:1])).square().mean(1)
+
+    opt = lo.optim.SGD([model.q], momentum=0.9)
+    traj = lo.Trajectory(model, opt, lambda m, b: each(m, b).mean(), lo.data.Schedule(rows, 4))
+    with EnergyMonitor(traj, losses=each), pytest.raises(lo.InvalidSetting, match="BatchNorm"):
+        traj.seek(1)
+    assert traj.step == 0 and ledger(traj, 2, batches=2)[1]["heat"] is not None
+
+
 REFUSED = {
     "optimizer": (lo.InvalidSetting, "energy_law"),
     "no full data": (lo.InvalidSetting, "full=False"),
@@ -484,7 +499,7 @@ def test_noise_heats_as_predicted():
     # By hand, at rest: dt^2 eta^2 tr C / s, and C of a mean of 8 independent samples over D.
     traj = cloud(n=400, rows=512, replacement=True)
     x, q, dt = traj.data.dataset, traj.model.q.detach(), traj.optimizer.param_groups[0]["lr"]
-    d = float(losses(traj.model, x).mean())
+    d = losses(traj.model, x).mean().item()
     trace = float(x.var(0, correction=0).sum()) / 8 / 400**2 / d**2
     assert predicted_heating(traj, 64).value == pytest.approx(dt**2 * trace, rel=0.1) and q.norm() > 0
 

@@ -1,5 +1,6 @@
 """`EnergyMonitor`: a ledger line for every k-th step of a trajectory, to a file of JSON lines."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -123,7 +124,7 @@ class EnergyMonitor:
         """Look at the near side of a step."""
         step = traj.step - back
         self._note = self._taken(traj, step, 0) if back else None
-        self._side = self._look(traj, step, None)
+        self._side = self._look(traj, step, None if back else math.nan)  # on the way out the step itself tells the loss
 
     def after(self, traj: Trajectory, back: bool) -> None:
         """Look at the far side, and write the line."""

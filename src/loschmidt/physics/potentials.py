@@ -38,7 +38,7 @@ class Potentials:
         traj: the trajectory.
         full: the full data, as the loss takes it; None: all samples of the Schedule; False: leave it out.
         losses: `losses(model, batch)` -> losses of single samples, shape (samples,). With it one pass over the full
-            data gives all three; only for losses that are the mean of these, and without dropout.
+            data gives all three; only for losses that are the mean of these, and no dropout or BatchNorm.
         batches: how many batches stand for the average over batches, rounded up to whole epochs; None: 64 with
             `losses`, else none.
 
@@ -97,19 +97,25 @@ class Potentials:
 
         Args:
             step: whose batch and random numbers.
-            batch_loss: the batch's loss, where it is known.
+            batch_loss: the batch's loss, where it is known; NaN where it will be.
+
+        Buffers are as before; the generators of torch, numpy and `random` are not.
         """
         traj, out = self.traj, []
-        with traj._undisturbed():
+        if self.alone and batch_loss is not None:
+            return np.array([batch_loss], dtype=np.float64)
+        buffers = traj.buffers.snapshot()
+        try:
             rows = None
             if self.losses is not None:
                 random.seed_all("energy", traj.seed)
                 rows = self._of(self.full)
-            if not self._checked:
-                self._check(step)
+            mine = None
             if self.by_row:
                 ids = traj.data._ids(step).numpy()
-                batch_loss = rows[self._places()[ids]].mean() if len(ids) else np.nan
+                mine = batch_loss = rows[self._places()[ids]].mean() if len(ids) else np.nan
+            if not self._checked:
+                self._check(step, mine)
             if batch_loss is None:
                 value = evaluate(traj, step, backward=False)
                 batch_loss = np.nan if value is None else float(value)
@@ -123,6 +129,8 @@ class Potentials:
                 for batch in [*([self.full] * ("full" in self.views[1:] and not self.alone)), *(self.sample or ())]:
                     random.seed_all("energy", traj.seed)
                     out.append(float(traj.loss_fn(traj.model, batch)))
+        finally:
+            traj.buffers.restore(buffers)
         return np.array(out, dtype=np.float64)
 
     def by_view(self, values: np.ndarray) -> dict[str, float]:
@@ -137,9 +145,7 @@ class Potentials:
         found = self.losses(self.traj.model, batch)
         if not isinstance(found, torch.Tensor) or found.dim() != 1:
             what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
-            raise InvalidSetting(
-                f"losses(model, batch) gave {what}.", "return one loss for each sample, flat."
-            )
+            raise InvalidSetting(f"losses(model, batch) gave {what}.", "return one loss for each sample, flat.")
         return found.detach().to("cpu", torch.float64).numpy()
 
     def _places(self) -> np.ndarray:
@@ -151,17 +157,16 @@ class Potentials:
             self._place[kept] = np.arange(len(kept))
         return self._place
 
-    def _check(self, step: int) -> None:
-        """Compare the losses of single samples with the loss, once."""
-        batch = self.traj.data(step)
+    def _check(self, step: int, mine: float | None) -> None:
+        """Compare the losses of single samples, perhaps from a pass over the full data, with the loss, once."""
         given = evaluate(self.traj, step, backward=False)
         if given is None:
             return
-        mine, given = float(self._of(batch).mean()), float(given)
+        mine, given = float(self._of(self.traj.data(step)).mean() if mine is None else mine), float(given)
         if not abs(mine - given) <= _SAME * max(abs(given), 1e-6):
             raise InvalidSetting(
                 f"losses(model, batch) has the mean {mine:.6g} on a batch whose loss is {given:.6g}.",
-                "return the losses whose mean is the loss; leave losses out where there is dropout.",
+                "return the losses whose mean is the loss; leave losses out where there is dropout or BatchNorm.",
             )
         self._checked = True
 

@@ -21,7 +21,7 @@ import torch
 from ..dynamics import COMPOSITIONS, separable
 from ..errors import NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
-from . import control
+from . import control, energy
 from .control import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
 from .settings import Settings, require, require_number
@@ -73,6 +73,7 @@ class ECD(Descent):
     Source: De Luca, Gatti and Silverstein, arXiv 2306.00352.
     """
 
+    energy_law: ClassVar[energy.EnergyLaw] = energy.SEPARABLE
     shared: ClassVar[tuple[str, ...]] = (
         "eta",
         "F0",
@@ -225,5 +226,9 @@ def _drift(part: Part) -> torch.Tensor | None:
     return part.value("p") * separable.drift(_drift_time(part), square, part["s"])
 
 
-KICKS = (Shear("p", _start), Rescale("p", to_shell(_shell), needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (
+    Shear("p", _start, cause="start"),
+    Rescale("p", to_shell(_shell), needs=("p", "q")),
+    Shear("p", _kick, needs=("q",)),
+)
 DRIFTS = (Contract("q", decoupled_decay), Shear("q", _drift, needs=("p",)), Rotate("p", scatter))

@@ -5,6 +5,8 @@ decay and noise, a program with a small step keeps the sum of both nearly consta
 what that op did.
 
     ECD    H = eta log D + log(s + |p|^2)                        nats
+    BBI    H = D + (sqrt(D (D + |p|^2)) - D)                     units of the loss
+    ECDq1  H = eta n/(2 (n - 1)) log D + log |p|                 nats
     SGD    H = F + (lr / 2 (1 - dampening)) |p|^2                units of the loss
     Adam   H = F + sum A m^2 / (2 (1 - b1))                      units of the loss
 
@@ -19,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from ..dynamics import unit_speed
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of_squares
 
 Array = np.ndarray
@@ -81,17 +84,20 @@ def _kinetic(world: World) -> float:
     return _first(world)["s"] + world.square("p")
 
 
-def _separable(world: World, losses: Array) -> Terms:
-    first = _first(world)
+def _above(world: World, losses: Array) -> Array:
+    """D; NaN where it is not above 0."""
     inside = [p for p in world.parts if p["weight_decay"] and not p["decoupled"]]
-    d = losses + _decay(world, inside) - first["F0"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return first["eta"] * np.log(np.where(d > 0, d, np.nan)), np.full(len(losses), np.log(_kinetic(world)))
+    d = losses + _decay(world, inside) - _first(world)["F0"]
+    return np.where(d > 0, d, np.nan)
+
+
+def _separable(world: World, losses: Array) -> Terms:
+    return _first(world)["eta"] * np.log(_above(world, losses)), np.full(len(losses), np.log(_kinetic(world)))
 
 
 def _separable_bend(world: World, kicks: Sequence[torch.Tensor]) -> float:
     kinetic = _kinetic(world)
-    along = world.total([(p.value("p") * k).sum() for p, k in zip(world.parts, kicks, strict=True)])
+    along = _along(world, kicks)
     return 2 * world.total([sum_of_squares(k) for k in kicks]) / kinetic - 4 * along**2 / kinetic**2
 
 
@@ -108,6 +114,63 @@ SEPARABLE = EnergyLaw(
     _separable_bend,
 )
 """ECD's. Conserved by the flow; a step of size dt of the integrator errs by O(dt^2), and makes it swing by O(dt)."""
+
+
+# -- BBI, ECDq1 --------------------------------------------------------------------------------------
+
+
+def _born_infeld(world: World, losses: Array) -> Terms:
+    d = _above(world, losses)
+    return d, np.sqrt(d * (d + world.square("p"))) - d
+
+
+def _born_infeld_virial(world: World, kinetic: float) -> float:
+    """D |p|^2 / H, where D follows from both: (kinetic + D)^2 = D^2 + D |p|^2."""
+    p2 = world.square("p")
+    d = kinetic**2 / (p2 - 2 * kinetic) if p2 > 2 * kinetic else np.nan
+    return d * p2 / (kinetic + d)
+
+
+def _born_infeld_bend(world: World, kicks: Sequence[torch.Tensor]) -> float:
+    if world.loss is None:
+        return float("nan")
+    d = float(_above(world, np.array([world.loss]))[0])
+    h = float(np.sqrt(d * (d + world.square("p"))))
+    return d / h * world.total([sum_of_squares(k) for k in kicks]) - d**2 / h**3 * _along(world, kicks) ** 2
+
+
+def _along(world: World, kicks: Sequence[torch.Tensor]) -> float:
+    return world.total([(p.value("p") * k).sum() for p, k in zip(world.parts, kicks, strict=True)])
+
+
+BORN_INFELD = EnergyLaw(
+    "loss", "D + (sqrt(D (D + |p|^2)) - D)", "p", _born_infeld, _born_infeld_virial, _born_infeld_bend
+)
+"""BBI's: the energy at rest, and what motion adds. Conserved by the flow."""
+
+
+def _unit_speed(world: World, losses: Array) -> Terms:
+    power = unit_speed.exponent(_first(world)["eta"], world.size)
+    p2 = world.square("p")
+    kinetic = 0.5 * np.log(p2) if p2 > 0 else np.nan
+    return power * np.log(_above(world, losses)), np.full(len(losses), kinetic)
+
+
+def _unit_speed_bend(world: World, kicks: Sequence[torch.Tensor]) -> float:
+    p2 = world.square("p")
+    return world.total([sum_of_squares(k) for k in kicks]) / p2 - 2 * _along(world, kicks) ** 2 / p2**2
+
+
+UNIT_SPEED = EnergyLaw(
+    "nats",
+    "eta n/(2 (n - 1)) log D + log |p|",
+    "p",
+    _unit_speed,
+    lambda world, kinetic: 1.0,
+    _unit_speed_bend,
+)
+"""ECDq1's, of the momentum as it is stored: a direction, whose length the kick's rescaling takes away again. The sum is
+conserved up to what is booked as `rescale`."""
 
 
 # -- SGD, Adam ---------------------------------------------------------------------------------------

@@ -161,6 +161,16 @@ def test_rescaling_and_decay_are_booked():
     assert line["full"]["by"]["decay"] == pytest.approx(1.5 * (inside[1] - inside[0]), rel=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.005, 0.05])
+def test_a_decay_is_worth_what_the_loss_says(decay):
+    """Small ones are priced with the gradient, large ones by evaluation."""
+    line = ledger(cloud("AdamW", batch_size=None, start=1.0, lr=0.01, weight_decay=decay), 3)[2]
+    traj = cloud("AdamW", batch_size=None, start=1.0, lr=0.01, weight_decay=decay).seek(2)
+    q, x = traj.model.q.detach(), traj.data.dataset
+    by_hand = (losses(Point(q * (1 - 0.01 * decay)), x).mean() - losses(Point(q), x).mean()).item()
+    assert line["full"]["by"]["decay"] == pytest.approx(by_hand, rel=1e-3)
+
+
 # -- known orbits --------------------------------------------------------------------------------------
 
 

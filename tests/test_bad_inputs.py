@@ -522,7 +522,10 @@ TABLE = {
     ),
     # the command line: exit code 2, no traceback
     "echo: unknown task": (command("echo", "--task", "chess"), (Refused, "no task 'chess'", "modular-addition")),
-    "echo: unknown optimizer": (command("echo", "--optimizer", "Lion"), (Refused, "no optimizer 'Lion'", "ECD, SGD")),
+    "echo: unknown optimizer": (
+        command("echo", "--optimizer", "Lion"),
+        (Refused, "no optimizer 'Lion'", "ECD, SGD, AdamW, Adam, BBI, ECDq1"),
+    ),
     "echo: no steps": (command("echo", "--steps", "0"), (Refused, "steps=0", "positive number")),
     "echo: out is a file": (
         at(lambda s: s.command("echo", "--steps", "2", "--out", s.path / "file"), Site.file),

@@ -94,7 +94,10 @@ def test_one_flipped_bit_is_noticed(place):
 
 @COMPILED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", ["sgd-dampened-decayed", "sgd-int32", "adam-decayed", "adamw-decayed", "ecd-rescale"])
+@pytest.mark.parametrize(
+    "name",
+    ["sgd-dampened-decayed", "sgd-int32", "adam-decayed", "adamw-decayed", "ecd-rescale", "bbi", "q1", "q1-per-tensor"],
+)
 def test_compiled_passes_have_the_bits_of_their_twin(name, dtype, kernels):
     kernels("native")
     one = Loop(name, dtype)

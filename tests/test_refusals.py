@@ -394,7 +394,7 @@ def test_a_shell_that_cannot_be_reached_at_the_start_is_refused(kind, settings):
     opt = kind([w], **settings)
     before = opt.digest()
     w.grad = torch.zeros(2)
-    with pytest.raises(lo.errors.ShellOutOfReach, match="no direction to start in.*start from parameters"):
+    with pytest.raises(lo.errors.ShellOutOfReach, match=r"no direction to start in.*start from parameters"):
         opt.step(loss=1.0)
     assert opt.digest() == before and isinstance(opt.carried, dict) and not opt.carried
 
@@ -403,7 +403,7 @@ def test_a_direction_of_one_number_is_refused():
     w = nn.Parameter(torch.ones(1))
     opt = ECDq1([w])
     w.grad = torch.ones(1)
-    with pytest.raises(lo.InvalidSetting, match="one parameter to move.*at least two"):
+    with pytest.raises(lo.InvalidSetting, match=r"one parameter to move.*at least two"):
         opt.step(loss=1.0)
     assert opt.steps == 0
 

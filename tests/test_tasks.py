@@ -229,14 +229,16 @@ def test_a_task_goes_there_and_back_and_a_flipped_bit_does_not(name):
 
 @pytest.mark.parametrize("name", ["text", "digits"])
 def test_echo_takes_the_task(name):
-    plan = default_plan(name, ("ECD", "SGD", "AdamW", "Adam"))
-    assert [leg.batch_size for leg in plan] == [TASKS[name]().batch_size] * 4
+    plan = default_plan(name, ("ECD", "SGD", "AdamW", "Adam", "BBI", "ECDq1"))
+    assert [leg.batch_size for leg in plan] == [TASKS[name]().batch_size] * 6
     assert default_plan(name, ("sgd",), batch_size=5)[0].batch_size == 5
 
 
-@pytest.mark.parametrize("name", ["text", "digits"])
-def test_echo_takes_the_task_there_and_back(name, tmp_path):
-    (leg,) = default_plan(name, ("ECD",), steps=4, batch_size=4)
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("text", "ECD"), ("digits", "ECD"), ("digits", "BBI"), ("digits", "ECDq1")]
+)
+def test_echo_takes_the_task_there_and_back(name, optimizer, tmp_path):
+    (leg,) = default_plan(name, (optimizer,), steps=4, batch_size=4)
     run = {}
     for job in ("out", "back", "perturbed"):
         run |= legs.JOBS[job](leg, tmp_path, lambda done, total: None)
@@ -256,8 +258,9 @@ def test_docs_show_the_recorded_echo(name):
     assert markdown(results["runs"]) in (root / "docs/tasks.md").read_text()
 
 
-def test_floats_see_the_same_dropout_and_augmentation_both_ways(tmp_path):
-    (leg,) = default_plan("digits", ("ECD",), steps=6, batch_size=8)
+@pytest.mark.parametrize("optimizer", ["ECD", "BBI", "ECDq1"])
+def test_floats_see_the_same_dropout_and_augmentation_both_ways(optimizer, tmp_path):
+    (leg,) = default_plan("digits", (optimizer,), steps=6, batch_size=8)
     assert legs.floats(leg, tmp_path, lambda done, total: None)["float_return_error"] < 1e-6
 
 

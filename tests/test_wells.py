@@ -1,5 +1,6 @@
-"""Wells whose motion is known exactly: orbits, energies, angular momentum, what a direction costs; and the Hamiltonians."""
+"""Wells whose motion is known exactly: orbits, energies, angular momentum, what a direction costs."""
 
+import itertools
 import math
 
 import pytest
@@ -75,9 +76,7 @@ def newton(well, dt, velocity=None, at=None):
 
 def rounds(values, dt):
     """Mean time between upward passages through zero."""
-    times = [
-        dt * (i + a / (a - b)) for i, (a, b) in enumerate(zip(values, values[1:], strict=False)) if a < 0 <= b
-    ]
+    times = [dt * (i + a / (a - b)) for i, (a, b) in enumerate(itertools.pairwise(values)) if a < 0 <= b]
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -100,7 +99,9 @@ def test_a_well_is_lowest_at_its_minimum(name):
         assert well.F(near) >= well.lowest
 
 
-@pytest.mark.parametrize(("name", "value"), [("zakharov", 572680.3125), ("rosenbrock", 24.2), ("ackley", 10.138626172095204)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("zakharov", 572680.3125), ("rosenbrock", 24.2), ("ackley", 10.138626172095204)]
+)
 def test_wells_start_where_the_papers_do(name, value):
     well = wells.WELLS[name]()
     assert well.loss(well.point()).item() == pytest.approx(value, rel=1e-14)

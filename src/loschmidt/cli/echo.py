@@ -48,7 +48,7 @@ def echo(
         What to learn: modular-addition (grokking), text (a small GPT on the source of Python's standard library), or
         digits (a small CNN on scikit-learn's images: pip install 'loschmidt[data]').
     optimizer
-        One or more of ECD, SGD, AdamW, Adam. Default: ECD, SGD and AdamW.
+        One or more of ECD, SGD, AdamW, Adam, BBI, ECDq1. Default: ECD, SGD and AdamW.
     steps
         How far to go, for every optimizer. Default: 1,000 (text: 800); on modular-addition ECD until test
         accuracy is 0.9.

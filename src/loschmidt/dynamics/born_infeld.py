@@ -36,10 +36,10 @@ def drift(dt: float, D: float, E: float) -> float:
 def speed(D: float, E: float) -> float:
     """|dq/dt| on the shell: sqrt(D (1 - (D/E)^2)), below its limit sqrt(D)."""
     ratio = D / E
-    return math.sqrt(D * max(0.0, 1.0 - ratio * ratio))
+    return scalar.sqrt(D * max(0.0, 1.0 - ratio * ratio))
 
 
 def log_measure(D: float, n: int, E: float) -> float:
     """(E^2/D - D)^((n - 2)/2) / D, which is D^(-n/2) where D is far below E. -inf beyond the shell."""
     p2 = shell(E, D)
-    return (n / 2 - 1) * math.log(p2) - math.log(D) if p2 > 0 else -math.inf
+    return (n / 2 - 1) * scalar.log(p2) - scalar.log(D) if p2 > 0 else -math.inf

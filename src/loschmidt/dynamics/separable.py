@@ -40,10 +40,10 @@ def drift(dt: float, p2: float, s: float) -> float:
 
 def speed(p2: float, s: float) -> float:
     """|dq/dt|. On the shell it falls with D once |p|^2 > s: as 2 exp(-E/2) D^(eta/2)."""
-    return 2 * math.sqrt(p2) / (s + p2)
+    return 2 * scalar.sqrt(p2) / (s + p2)
 
 
 def log_measure(D: float, n: int, E: float, eta: float, s: float) -> float:
     """(exp(E) D^-eta - s)^((n - 2)/2) exp(E) D^-eta, which is D^(-eta n/2) where s = 0. -inf beyond the shell."""
     p2 = shell(E, D, eta, s)
-    return (n / 2 - 1) * math.log(p2) + E - eta * math.log(D) if p2 > 0 else -math.inf
+    return (n / 2 - 1) * scalar.log(p2) + E - eta * scalar.log(D) if p2 > 0 else -math.inf

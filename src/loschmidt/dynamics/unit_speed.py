@@ -5,8 +5,9 @@ The state is not P but a direction p of length about 1, P = |P| p. With k = eta 
 
 dq/dt = p      dp/dt = -(k / D) (G - p (p.G))      d log |P| / dt = -(k / D) p.G
 
-A kick multiplies p by 1 + c p.G and adds -c G, c = dt k / D. What the factors shrink p by, P has grown by: the direction
-forgets -log2(1 + c p.G) bits an element, and over a run at small steps (eta/2) log2(D_start / D_end) bits a parameter.
+A kick multiplies p by 1 + c p.G and adds -c G, c = dt k / D. What the factors shrink p by, P has grown by: the
+direction forgets -log2(1 + c p.G) bits an element, and over a run at small steps (eta/2) log2(D_start / D_end) bits a
+parameter.
 """
 
 import math
@@ -44,7 +45,7 @@ def speed(length: float) -> float:
 
 def log_measure(D: float, n: int, eta: float) -> float:
     """D^(-eta n/2)."""
-    return -0.5 * eta * n * math.log(D)
+    return -0.5 * eta * n * scalar.log(D)
 
 
 def bits(start: float, end: float, eta: float) -> float:

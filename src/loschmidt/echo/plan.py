@@ -48,6 +48,8 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "SGD": {"settings": {"lr": 0.03, "momentum": 0.9}, "steps": 1_000, "look_every": 20},
         "AdamW": {"settings": {"lr": 1e-3, "weight_decay": 0.01}, "steps": 1_000, "look_every": 20},
         "Adam": {"settings": {"lr": 1e-3}, "steps": 1_000, "look_every": 20},
+        "BBI": {"settings": {"lr": 0.1}, "steps": 1_000, "look_every": 20},
+        "ECDq1": {"settings": {"lr": 0.03, "eta": 500.0, "F0": -0.5}, "steps": 1_000, "look_every": 20},
     },
     "text": {
         # F0 = 1 lies below what so small a model reaches, and eta = 5 makes up for it: at F0 = 0, eta = 1 ECD stayed at
@@ -56,12 +58,16 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "SGD": {"settings": {"lr": 0.06, "momentum": 0.9}, **_TEXT},
         "AdamW": {"settings": {"lr": 3e-3, "weight_decay": 0.01}, **_TEXT},
         "Adam": {"settings": {"lr": 3e-3}, **_TEXT},
+        "BBI": {"settings": {"lr": 0.2, "conserve": "rescale"}, **_TEXT},
+        "ECDq1": {"settings": {"lr": 0.05, "eta": 200.0}, **_TEXT},
     },
     "digits": {
         "ECD": {"settings": {"lr": 0.05, "eta": 1.0, "weight_decay": 1e-4}, **_DIGITS},
         "SGD": {"settings": {"lr": 0.03, "momentum": 0.9}, **_DIGITS},
         "AdamW": {"settings": {"lr": 3e-3, "weight_decay": 0.01}, **_DIGITS},
         "Adam": {"settings": {"lr": 3e-3}, **_DIGITS},
+        "BBI": {"settings": {"lr": 0.1}, **_DIGITS},
+        "ECDq1": {"settings": {"lr": 0.03, "eta": 100.0}, **_DIGITS},
     },
 }
 _BY_DEFAULT = ("ECD", "SGD", "AdamW")

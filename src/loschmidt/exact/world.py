@@ -5,6 +5,7 @@ Part    a contiguous run of a block that takes part: parameters with the same se
 Block   one flat buffer of lattices and its tape lanes
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ class Part:
     def tensors(self) -> list["Part"]:
         """A part for each parameter."""
         ends = [self.start, *self.cuts, self.stop]
-        return [self.section(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+        return [self.section(first, last) for first, last in itertools.pairwise(ends)]
 
     def sample(self) -> "Part":
         """Its first row, if it is all of a deep block; else itself."""
@@ -223,6 +224,7 @@ class World:
             lattice was still zero and nothing went on the tape; recorded.
         fixed: names of lattices that must not be coarsened.
         carried: scalars recorded by earlier steps and still known.
+        before: what of these the step has replaced, as it was; on the way back.
         position: index of the op in progress.
         singly: the parts that ops work on, one op after the other; the other parts are done in passes (`fused`).
         sums: of the words of the gradients that passes have read, by block.
@@ -236,6 +238,7 @@ class World:
     coarsened: list[tuple[int, int, int]] = field(default_factory=list)
     fixed: frozenset[str] = frozenset({"q"})
     carried: Mapping[str, float] = field(default_factory=dict)
+    before: Mapping[str, float | None] = field(default_factory=dict)
     position: int = 0
     sums: dict[int, int] = field(default_factory=dict)
 

@@ -2,8 +2,8 @@
 
 from .adam import Adam as Adam
 from .adam import AdamW as AdamW
-from .bbi import BBI as BBI
 from .base import ReversibleOptimizer as ReversibleOptimizer
+from .bbi import BBI as BBI
 from .ecd import ECD as ECD
 from .ecdq1 import ECDq1 as ECDq1
 from .replay import replay as replay

@@ -101,6 +101,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """New values for `carried` that a step taken leaves; what they replace is recorded, and comes back with it."""
         return {}
 
+    def evaluates_inside(self, settings: Settings) -> Callable[..., Any] | None:
+        """What takes a step with these settings, if that calls the closure by itself."""
+        return composed.advance if composed.is_composed(self, settings) else None
+
     # -- stepping ------------------------------------------------------------------------------------
 
     @property
@@ -126,8 +130,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """
         with interrupt.critical() as section, torch.no_grad():
             try:
-                if composed.is_composed(self, present(self)):
-                    return self._composed(closure, section)
+                inside = self.evaluates_inside(present(self))
+                if inside is not None:
+                    return inside(self, closure, section)
                 if closure is not None:
                     with torch.enable_grad(), section.interruptible():
                         loss = closure()
@@ -138,14 +143,6 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             finally:
                 flat.release(self._slots)
         return loss
-
-    def _composed(self, closure: Closure | None, section: interrupt.critical) -> Any:
-        if closure is None:
-            raise InvalidSetting(
-                "this step evaluates gradients inside (integrator, or time reversed), and was given none to call.",
-                "pass a closure: step(closure).",
-            )
-        return composed.advance(self, closure, section)
 
     def _advance(self, loss: Any) -> None:
         settings = present(self)
@@ -216,7 +213,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         flat.locate(mine)
         kicks, drifts = self.kicks(), self.drifts()
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
-        world.scalars = dict(entry.get("scalars", {}))
+        world.scalars, world.before = dict(entry.get("scalars", {})), entry.get("carried", {})
         world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
         passes, buffers, recorded = self.passes, self.passes.buffers, entry.get("buffers", {})
         buffers.changed()

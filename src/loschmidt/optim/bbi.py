@@ -166,7 +166,9 @@ class BBI(Descent):
 
 
 def _shell(world: World) -> float:
-    return reachable(world, born_infeld.shell(_energy(world), potential(world)), "lower F0 (below every loss that can be reached).")
+    return reachable(
+        world, born_infeld.shell(_energy(world), potential(world)), "lower F0 (below every loss that can be reached)."
+    )
 
 
 def _energy(world: World) -> float:
@@ -200,7 +202,7 @@ def _drift(part: Part) -> torch.Tensor | None:
 
 
 def _turn(number: int) -> Callable[[Part], tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:
-    """Half of a round of a bounce: it is done twice, so that pairs turn by up to pi, where one rotation ends at pi/2."""
+    """Half a round of a bounce: it is done twice, so that pairs turn by up to pi; one rotation ends at pi/2."""
 
     def turn(part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         if not _bouncing(part.world) or part.size < 2:

@@ -42,8 +42,13 @@ def _turns(optimizer: "ReversibleOptimizer", settings: Settings) -> bool:
     return bool(settings) and settings[0].get("mirrored", False) != before[0].get("mirrored", False)
 
 
-def advance(optimizer: "ReversibleOptimizer", closure: "Closure", section: interrupt.critical) -> Any:
+def advance(optimizer: "ReversibleOptimizer", closure: "Closure | None", section: interrupt.critical) -> Any:
     """Take a step; what the closure gave at its first call."""
+    if closure is None:
+        raise InvalidSetting(
+            "this step evaluates gradients inside (integrator, or time reversed), and was given none to call.",
+            "pass a closure: step(closure).",
+        )
     settings = present(optimizer)
     serial.refuse_other_state(optimizer)
     flat.check_unedited(optimizer._slots)

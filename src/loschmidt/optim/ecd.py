@@ -12,7 +12,8 @@ drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
         scatter   p <- rotations of pairs by angles of size nu sqrt(n)
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,8 +21,12 @@ import torch
 from ..dynamics import COMPOSITIONS, separable
 from ..errors import NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
+from . import control
+from .control import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
-from .settings import require, require_number
+from .settings import Settings, require, require_number
+
+ONE = 'use integrator="euler", and do not reverse time; or give lr a number.'
 
 
 class ECD(Descent):
@@ -36,7 +41,8 @@ class ECD(Descent):
 
     Args:
         params: parameters, named parameters or param groups, as in torch. They are snapped to the lattice.
-        lr: the step dt itself.
+        lr: the step dt itself; or "auto": chosen at each step so that H stays within `tolerance`, on a full batch
+            (see `optim.control`; 8 bytes of journal a step, and `step` needs a closure).
         eta: how strongly low loss is preferred: the stationary measure of s = 0 is (F - F0)^(-eta n / 2).
         F0: below every loss that can be reached.
         s: regularises the kinetic term; 0 diverges where the momentum vanishes.
@@ -51,6 +57,7 @@ class ECD(Descent):
         decoupled: decay outside H, as in AdamW.
         integrator: "euler" (kick, then drift), or a palindrome of order 2, 4 or 6, by its name in
             `dynamics.COMPOSITIONS`: these evaluate the gradient inside the step, so that `step` needs a closure.
+        tolerance: with lr="auto": by how much H may change over a run, as an aim; a step may change it by a hundredth.
         resolution: distance of neighbouring lattice points, a power of two.
         lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
         seed: key of scattering and of the tape's reserve.
@@ -65,12 +72,22 @@ class ECD(Descent):
     Source: De Luca, Gatti and Silverstein, arXiv 2306.00352.
     """
 
-    shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "s", "delta_energy", "nu", "conserve", "integrator", "mirrored")
+    shared: ClassVar[tuple[str, ...]] = (
+        "eta",
+        "F0",
+        "s",
+        "delta_energy",
+        "nu",
+        "conserve",
+        "integrator",
+        "mirrored",
+        "tolerance",
+    )
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.02,
+        lr: float | Literal["auto"] = 0.02,
         eta: float = 1.0,
         F0: float = 0.0,
         s: float = 1.0,
@@ -80,6 +97,7 @@ class ECD(Descent):
         weight_decay: float = 0.0,
         decoupled: bool = False,
         integrator: str = "euler",
+        tolerance: float = 1e-2,
         *,
         resolution: float = 2.0**-40,
         lattice: torch.dtype = torch.int64,
@@ -97,13 +115,19 @@ class ECD(Descent):
             "weight_decay": weight_decay,
             "decoupled": decoupled,
             "integrator": integrator,
+            "tolerance": tolerance,
             "mirrored": False,
         }
+        self.judged: tuple[int, float] = (-1, math.nan)  # lr="auto": the energy that a step found
+        self.asked_lr: float | None = None
+        self.rejected = 0
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse settings without a meaning or an inverse."""
-        super().check_settings(settings)
+        auto = settings["lr"] == AUTO
+        super().check_settings(settings | {"lr": 1.0} if auto else settings)
+        require_number(settings, "tolerance", above=True)
         for name in ("s", "delta_energy"):
             require_number(settings, name)
         require_number(settings, "eta", above=True)
@@ -111,9 +135,11 @@ class ECD(Descent):
         require(not still, "s", settings["s"], "with s = 0 a start at rest has infinite speed", "set delta_energy > 0.")
         name = settings["integrator"]
         require(name in COMPOSITIONS, "integrator", name, "unknown", f"use one of {', '.join(COMPOSITIONS)}.")
-        if COMPOSITIONS[name].weights or settings["mirrored"]:
+        if auto:
+            require(name == "euler" and not settings["mirrored"], "lr", AUTO, "it has an integrator of its own", ONE)
+        if COMPOSITIONS[name].weights or settings["mirrored"] or auto:
             for other, plain in (("conserve", "none"), ("nu", 0.0), ("decoupled", False)):
-                why = "only kicks and drifts of H itself are composed, or mirrored in time"
+                why = "only kicks and drifts of H itself are composed, mirrored in time, or of a step that is chosen"
                 require(settings[other] == plain, other, settings[other], why, f"set {other} to {plain!r}.")
 
     def reverse_time(self) -> None:
@@ -125,6 +151,21 @@ class ECD(Descent):
         """
         for group in self.param_groups:
             group["mirrored"] = not group["mirrored"]
+
+    def prepare(self, world: World) -> None:
+        """Refuse a loss at or below F0; note the energy, and at the start its shell; choose lr, if it is to be."""
+        super().prepare(world)
+        if world.parts and world.parts[0]["lr"] == AUTO:
+            chosen = control.choose(self, world)
+            world.before, world.carried = {"lr": world.carried.get("lr")}, {**world.carried, "lr": chosen}
+
+    def conclude(self, world: World) -> dict[str, float]:
+        """The lr that was chosen."""
+        return {"lr": world.carried["lr"]} if world.parts and world.parts[0]["lr"] == AUTO else {}
+
+    def evaluates_inside(self, settings: Settings) -> Callable[..., Any] | None:
+        """Compositions, and lr="auto"."""
+        return control.advance if settings and settings[0]["lr"] == AUTO else super().evaluates_inside(settings)
 
     def kicks(self) -> Sequence[Op]:
         """Start, rescale, kick."""
@@ -157,8 +198,16 @@ def _start(part: Part) -> torch.Tensor | None:
     return downhill(part, part["delta_energy"])
 
 
+def _drift_time(part: Part) -> float:
+    return part.world.carried["lr"] if part["lr"] == AUTO else part["lr"]
+
+
+def _kick_time(part: Part) -> float:
+    return ((part.world.before.get("lr") or 0.0) + _drift_time(part)) / 2 if part["lr"] == AUTO else part["lr"]
+
+
 def _kick(part: Part) -> torch.Tensor:
-    return force(part) * separable.kick(part["lr"], potential(part.world), part["eta"])
+    return force(part) * separable.kick(_kick_time(part), potential(part.world), part["eta"])
 
 
 def _drift(part: Part) -> torch.Tensor | None:
@@ -171,7 +220,7 @@ def _drift(part: Part) -> torch.Tensor | None:
             "infinite speed.",
             "set s > 0.",
         )
-    return part.value("p") * separable.drift(part["lr"], square, part["s"])
+    return part.value("p") * separable.drift(_drift_time(part), square, part["s"])
 
 
 KICKS = (Shear("p", _start), Rescale("p", to_shell(_shell), needs=("p", "q")), Shear("p", _kick, needs=("q",)))

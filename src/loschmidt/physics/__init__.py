@@ -1,11 +1,10 @@
-"""Measures of what a run does: how perturbations of it grow, what comes back, how floats fail to go back; and wells
-whose motion is known exactly."""
+"""What a run does: how perturbations grow, what comes back, how floats fail to; wells with exact answers."""
 
 from . import wells as wells
-from .echoes import Echo as Echo
 from .echoes import echo as echo
 from .gauge import gauge_directions as gauge_directions
 from .naive import NaiveRun as NaiveRun
+from .outcome import Echo as Echo
 from .perturb import Exact as Exact
 from .perturb import Floats as Floats
 from .perturb import Fresh as Fresh

@@ -77,7 +77,7 @@ def quartic(strength: float = 1.0) -> Well:
 
 
 def kepler(strength: float = 1.0) -> Well:
-    """-k / r in the plane. An orbit of energy -k / (2 a) is an ellipse of semi-axis a, with period 2 pi sqrt(a^3 / k)."""
+    """-k / r in the plane. An orbit of energy -k / (2 a) is an ellipse of semi-axis a; period 2 pi sqrt(a^3 / k)."""
     return Well(
         lambda x: -strength / x.norm(),
         (1.0, 0.0),
@@ -118,7 +118,7 @@ def sombrero(height: float = 1.0, radius: float = 1.0) -> Well:
 
 
 def zakharov(n: int = 10) -> Well:
-    """|x|^2 + s^2 + s^4, s = sum i x_i / 2: a long curved valley; from all ones in 10 dimensions as in arXiv 2201.11137."""
+    """|x|^2 + s^2 + s^4, s = sum i x_i / 2: a long narrow valley; from all ones as in arXiv 2201.11137."""
     weights = 0.5 * torch.arange(1, n + 1, dtype=torch.float64)
 
     def F(x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ def refuse_arguments(model: Any, opt: Any, loss: Any, data: Any, tape: Any, lr: 
     """Raise InvalidSetting for an argument of `Trajectory` that cannot work."""
     refuse_model(model)
     if not isinstance(opt, ReversibleOptimizer):
-        known = ", ".join(f"lo.optim.{name}" for name in ("SGD", "Adam", "AdamW", "ECD"))
+        known = ", ".join(f"lo.optim.{name}" for name in ("SGD", "Adam", "AdamW", "ECD", "BBI", "ECDq1"))
         raise InvalidSetting(
             f"opt is a {type(opt).__module__}.{type(opt).__name__}, which cannot be wound back.", f"use one of {known}."
         )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import live
-from ..errors import SourceChanged
+from ..errors import InvalidSetting, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer
@@ -282,6 +282,10 @@ class Trajectory(Excursions):
 
     def _base_lr(self, group: dict[str, Any]) -> float:
         # Under torch's name for it, so that another trajectory on this optimizer does not apply a factor twice.
+        if isinstance(group["lr"], str):
+            if self.lr is not None:
+                raise InvalidSetting(f"lr: there is no factor on lr={group['lr']!r}.", "leave the schedule out.")
+            return 1.0
         return float(group["lr"] if self.lr is None else group.setdefault("initial_lr", float(group["lr"])))
 
     # -- files ---------------------------------------------------------------------------------------

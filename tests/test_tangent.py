@@ -381,6 +381,20 @@ def program(kicks):
     return Own
 
 
+def test_a_copy_that_is_another_function_is_noticed():
+    traj = run()
+    own = traj.model
+
+    def particular(model, batch):
+        return loss(model, batch) * (1.0 if model is own else 1.1)
+
+    traj = lo.Trajectory(own, lo.optim.SGD(own.parameters(), lr=0.1), particular, traj.data).seek(5)
+    before = traj.digest()
+    with pytest.raises(lo.NotSmooth, match="another function"):
+        physics.tangent(traj, 1, 3)
+    assert traj.digest() == before
+
+
 KICK = Shear("p", lambda part: -part.gradient)
 
 

@@ -138,6 +138,7 @@ class Taken:
         composed: whether it is more than kick, then drift.
         after: what was carried when it was taken.
         before: of that, what it replaced.
+        seen: the loss that the copy had at the first kick, once it was evaluated.
     """
 
     step: int
@@ -150,6 +151,7 @@ class Taken:
     composed: bool
     after: Mapping[str, float]
     before: Mapping[str, float | None]
+    seen: float | None = None
 
     @classmethod
     def last(cls, traj: "Trajectory", layout: Layout) -> "Taken":
@@ -201,6 +203,8 @@ class Taken:
         for leg in reversed(legs) if back else legs:
             if leg.kind == "kick":
                 slope = Slope(replica, self.step, x[0])
+                if back or self.seen is None:
+                    self.seen = slope.loss
                 forces = [(slope.hessian_times(d[0]), float(slope.gradient @ d[0])) for d in v]
                 x, v = self._leg(leg, x, v, slope, forces, back)
             else:

@@ -1,13 +1,16 @@
 """Deep blocks are done in passes, compiled or on tensors: the same bits, there and back, and nothing half done."""
 
 import math
+from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import loschmidt as lo
-from loschmidt.exact import native, tape
+from loschmidt import exact
+from loschmidt.exact import native, rowwise, tape
 from loschmidt.exact.digest import chunk_sums, folded
 from loschmidt.exact.trace import Trace, Value
 from reference.bits import bits_of, damage, differences
@@ -284,7 +287,7 @@ def test_nothing_of_the_size_of_a_deep_block_is_kept_but_its_lattices():
 def test_a_pass_that_does_not_compile_runs_on_tensors(monkeypatch):
     p = nn.Parameter(torch.randn(100))
     optimizer = lo.optim.SGD([p], lr=0.1)
-    monkeypatch.setattr(native, "function", lambda *_: None)
+    monkeypatch.setattr(native, "function", lambda *_: (None, False))
     states = walk(optimizer, [p], STEPS)
     assert walk_back(optimizer, [p], states) == []
 
@@ -410,3 +413,111 @@ def test_sums_of_chunks_do_not_depend_on_how_they_are_reached():
     sums = chunk_sums(x, 1024)
     assert torch.equal(sums[1], chunk_sums(x[1024:2048], 1024)[0])
     assert float(folded(sums, 1024)) == pytest.approx(math.fsum(x.tolist()), rel=1e-12, abs=1e-12)
+
+
+# -- what a sceptic found ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [2e5, 1e9])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_adam_returns_from_a_huge_first_gradient(first, groups):
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(50)) for _ in range(groups)]
+    optimizer = lo.optim.AdamW([{"params": [p]} for p in parameters], lr=1e-3)
+    scale = lambda step: first if step == 0 else 1.0  # noqa: E731
+    states = walk(optimizer, parameters, STEPS, scale)
+    assert walk_back(optimizer, parameters, states, scale) == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw-decayed", "ecd"])
+@pytest.mark.parametrize("row", range(1, 5))
+def test_an_error_in_the_middle_of_a_walk_changes_nothing(name, row, kernels, monkeypatch):
+    kernels("eager")
+    loop = Loop(name)
+    start = loop.bits()
+    there = loop.forward(12).bits()
+    evaluate, calls = rowwise.evaluate, []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == row:
+            args[1]["q" if "q" in args[1] else next(iter(args[1]))].add_(1)  # half a row was done
+            raise MemoryError("no memory")
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rowwise, "evaluate", failing)
+        with pytest.raises(MemoryError):
+            loop.forward(1)
+        assert not differences(there, loop.bits())
+        calls.clear()
+        with pytest.raises(MemoryError):
+            loop.returns(start, 1)
+    assert not differences(there, loop.bits())
+    assert loop.returns(start, 12)
+
+
+@COMPILED
+def test_a_kernel_cache_that_goes_away_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_cache", lambda: tmp_path / "gone")
+    monkeypatch.setattr(native, "_functions", {})
+    parameters = [nn.Parameter(torch.randn(50))]
+    optimizer = lo.optim.SGD(parameters, lr=0.1)
+    states = walk(optimizer, parameters, STEPS)  # on tensors
+    assert walk_back(optimizer, parameters, states) == []
+
+
+@COMPILED
+def test_a_damaged_kernel_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_cache", lambda: tmp_path)
+    for damaged in (False, True):
+        monkeypatch.setattr(native, "_functions", {})
+        for file in tmp_path.glob("*.so") if damaged else ():
+            half = file.read_bytes()[:1000]
+            file.unlink()  # it is mapped
+            file.write_bytes(half)
+        parameters = [nn.Parameter(torch.randn(50))]
+        walk(lo.optim.SGD(parameters, lr=0.1), parameters, 2)
+        assert None not in native._functions.values()
+
+
+def test_a_wrong_closure_that_edits_weights_that_do_not_lie_flat():
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(12, 9).t())
+    optimizer = lo.optim.SGD([p], lr=0.1)
+    states = walk(optimizer, [p], 3)
+
+    def wrong():
+        gradients([p], 1.0, 99)
+        with torch.no_grad():
+            p.add_(1.0)
+        return 0.7
+
+    with pytest.raises(lo.errors.ReplayMismatch):
+        optimizer.unstep(wrong)
+    assert not differences(states[-1], state(optimizer))
+    assert walk_back(optimizer, [p], states) == []
+
+
+@COMPILED
+def test_many_shears_of_one_lattice_and_many_lattices(kernels):
+    def many(part, k):
+        return part.gradient * (1 + k / 4096)
+
+    class Many(lo.optim.SGD):
+        lattices: ClassVar = dict.fromkeys("pabcdefgh")
+
+        def kicks(self):
+            shears = [exact.Shear("p", partial(many, k=k)) for k in range(12)]
+            return [*shears, *(exact.Shear(name, lambda part: part.gradient) for name in "abcdefgh")]
+
+    turns = []
+    for mode in ("native", "eager"):
+        kernels(mode)
+        p = nn.Parameter(torch.ones(50))
+        optimizer = Many([p], lr=1e-9)
+        states = walk(optimizer, [p], 2, lambda step: 50.0)
+        turns.append(states[-1])
+        assert walk_back(optimizer, [p], states, lambda step: 50.0) == []
+    assert not differences(*turns)
+    lo.optim.ReversibleOptimizer.registry.pop("Many")

@@ -75,7 +75,7 @@ static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
 typedef struct {
   i64 first, last, lanes, size, pieces, threads;
   const i64 *starts; void *const *gradients; void *const *weights;
-  void *lattices[4]; double *heads[2]; const double *P; u64 *found; double *squares;
+  void *lattices[8]; double *heads[2]; const double *P; u64 *found; double *squares;
 } Args;
 """
 

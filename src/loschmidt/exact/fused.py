@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import native, rowwise
-from .csource import Layout
-from .digest import chunk_sums, folded, words_sum
+from . import native
+from .digest import folded
 from .lattice import peak
 from .tape import Lanes, in_one_go, pads
 from .trace import Trace, TracedPart, Untraceable
+from .walk import Walk
 from .world import CHUNK, Block, Part
-
-TILE = 4096
-"""Lanes that a thread takes at a time."""
 
 
 class Refused(Exception):
@@ -118,6 +115,8 @@ class Pass:
         self.trace = self._traced(forward)
         names = dict.fromkeys([*self.trace.changed, *self.trace.read])
         self.lattices = {name: part.block.lattices[name] for name in names}
+        if len(names) > native.MOST:
+            raise Untraceable(f"{len(names)} lattices")
         self.squares = [name for name in self.trace.changed if self.lattices[name].asked]
 
     @property
@@ -189,8 +188,10 @@ class Pass:
         lattice = self.lattices[name]
         if lattice.n.dtype is torch.int32:
             return True
-        steps = [abs(i[2] - i[3]) for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
-        return lattice.bound <= native.NEAR and max(steps, default=0) <= 1
+        pairs = [i[2:] for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
+        growth = math.prod(max(n, d) / min(n, d) for n, d in pairs)
+        reach = (1 + sum(i[:2] == ("shear", name) for i in self.trace.instructions)) * growth * native.NEAR
+        return lattice.bound <= native.NEAR and all(abs(n - d) <= 1 for n, d in pairs) and reach < 2.0**51
 
     def _end(self, name: str, near: bool) -> float:
         """From where on an update is left out."""
@@ -225,148 +226,47 @@ class Pass:
         growth = math.prod(max(1.0, i[3] / i[2]) for i in mine if i[0] == "exchange")
         return there_and_back * growth < native.RANGE[lattice.n.dtype]
 
-    def _walk(self, trace: Trace, operands: Operands, shown: bool, far: set[str], forward: bool) -> "Walk":
-        """There or back through the rows; words of the tape are moved between rows when they are due."""
-        walk = Walk(self, trace, operands, shown, far, forward)
-        used, rows = self._exchanges(trace, forward), self.block.lanes.depth
+    def _walk(
+        self,
+        trace: Trace,
+        operands: Operands,
+        shown: bool,
+        far: set[str],
+        forward: bool,
+        span: tuple[int, int] | None = None,
+    ) -> Walk:
+        """There or back through the rows (of a span); words of the tape are moved between rows when they are due.
+
+        If anything fails on the way, it takes back the rows that were done.
+        """
+        low, high = span or (0, self.block.lanes.depth)
+        walk = Walk(self, trace, operands, shown, far, forward, (low, high))
+        if walk.fresh:  # what would take it back is made before anything moves
+            Walk(self, self._traced(not forward), operands, shown, far, not forward, (low, high))
+        used, rows = self._exchanges(trace, forward), high - low
         done = counted = 0  # rows, from the first or on the way back from the last
-        while used and counted < rows:
-            free = min(lanes.free(pairs) if forward else lanes.free_back() for lanes, pairs in used)
-            free = int(min(free, rows - counted))
-            for lanes, pairs in used:
-                lanes.skip(pairs, free if forward else -free)
-            counted += free
-            if counted < rows:  # words are moved before a row is done, and so after it is undone
-                border = counted if forward else counted + 1
-                walk.rows(done, border)
-                done, counted = border, counted + 1
+        moved = False  # whether words were moved before row `done`
+        try:
+            while used and counted < rows:
+                free = min(lanes.free(pairs) if forward else lanes.free_back() for lanes, pairs in used)
+                free = int(min(free, rows - counted))
                 for lanes, pairs in used:
-                    (lanes.prepare if forward else lanes.unprepare)(pairs, True)
-        walk.rows(done, rows)
+                    lanes.skip(pairs, free if forward else -free)
+                counted += free
+                if counted < rows:  # words are moved before a row is done, and so after it is undone
+                    border = counted if forward else counted + 1
+                    walk.rows(done, border)
+                    done, counted, moved = border, counted + 1, forward
+                    for lanes, pairs in used:
+                        (lanes.prepare if forward else lanes.unprepare)(pairs, True)
+            walk.rows(done, rows)
+        except BaseException:
+            unmoved = int(moved and walk.finished == done)
+            for lanes, pairs in used:
+                lanes.skip(pairs, (counted - walk.finished - unmoved) * (-1 if forward else 1))
+                if unmoved:
+                    lanes.unprepare(pairs, True)
+            ends = (low, low + walk.finished) if forward else (high - walk.finished, high)
+            self._walk(self._traced(not forward), operands, shown, far, not forward, ends)
+            raise
         return walk
-
-
-class Walk:
-    """A pass on its way through the rows.
-
-    Attributes:
-        peaks: largest magnitudes so far, by number.
-        edited: whether a weight was not the view of its lattice.
-        check: sum of the gradient's words, mod 2**64.
-        sums: chunk sums of squares, for each name that is wanted.
-    """
-
-    def __init__(self, done: Pass, trace: Trace, operands: Operands, shown: bool, far: set[str], forward: bool):
-        self.block, self.trace, self.operands, self.forward = done.block, trace, operands, forward
-        self.shown = shown and "q" in trace.changed
-        self.lattices, self.ends, self.far = done.lattices, done.ends, far
-        self.squares = done.squares if forward == done.forward else []
-        self.peaks, self.edited, self.check = [0.0] * trace.peaks, False, 0
-        self.rows_of = self.block.lanes.depth
-        groups = -(-self.block.lanes.heads.numel() // CHUNK)
-        shape = (len(self.squares), self.block.lanes.depth * groups)
-        self.sums = torch.zeros(shape, dtype=torch.float64, device=self.block.device)
-        self.numbers, self.splittable = list(trace.parameters), True
-        self.at = {"forward": forward} | self._constants()
-        self.P = np.array(self.numbers or [0.0])  # numpy: small arrays, made at each step
-        self.function = self._native()
-
-    def _constants(self) -> dict[Any, Any]:
-        """Where in P there is what exchanges and lattices need."""
-        at: dict[Any, Any] = {}
-
-        def put(key: Any, value: float) -> None:
-            at[key] = len(self.numbers)
-            self.numbers.append(float(value))
-
-        exchanges = [(k, i) for k, i in enumerate(self.trace.instructions) if i[0] == "exchange"]
-        for k, (_, _, n, d) in exchanges:
-            for name, value in (("n", n), ("d", d), ("minus", n - d), ("rn", 1 / n), ("rd", 1 / d)):
-                put(("exchange", k, name), value)
-        for name, lattice in self.lattices.items():
-            put(("scale", name), 2.0**-lattice.exponent)
-            put(("end", name), self.ends[name])
-            mine = [i for _, i in exchanges if i[1] == name]
-            step = max((abs(n - d) for _, _, n, d in mine), default=0)
-            low = 13 + math.ceil(math.log2(max(1, step)))
-            high = math.floor(50 - math.log2(max((max(n, d) for _, _, n, d in mine), default=1) + step))
-            shift = max(low, min(high, 30))
-            self.splittable &= low <= high or name not in self.far
-            for key, value in (("shift", shift), ("split", 2.0**shift), ("unsplit", 2.0**-shift)):
-                put((key, name), value)
-            put(("offset", name), 2.0 ** (63 - shift))
-        return at
-
-    def _native(self) -> Any:
-        if native.mode(self.block.device) != "native" or not self.splittable:
-            return None
-        layout = Layout(
-            lattices=tuple(self.lattices),
-            dtype=next(iter(self.block.lattices.values())).n.dtype,
-            far=frozenset(self.far),
-            view=self.block.dtype,
-            shown=self.shown,
-            squares=tuple(self.squares),
-            apart=self.block.drift_lanes is not None,
-            tile=TILE,
-            chunk=CHUNK,
-        )
-        return native.function(self.trace.instructions, self.trace.peaks, layout, self.at)
-
-    def rows(self, done: int, count: int) -> None:
-        """Do rows [done, count) of those on the way, which begins with the last row on the way back."""
-        first, last = (done, count) if self.forward else (self.rows_of - count, self.rows_of - done)
-        if first < last:
-            self._compiled(first, last) if self.function else self._on_tensors(first, last)
-
-    def _compiled(self, first: int, last: int) -> None:
-        block, operands, peaks = self.block, self.operands, len(self.peaks)
-        found = np.zeros(peaks + 2, np.int64)
-        gradients, weights = (_addresses(x or ()) for x in (operands.gradients, operands.weights))
-        numbers = {
-            "first": first,
-            "last": last,
-            "lanes": block.lanes.heads.numel(),
-            "size": block.size,
-            "pieces": len(operands.starts) - 1,
-            "threads": torch.get_num_threads(),
-        }
-        arrays = {"starts": operands.starts, "gradients": gradients, "weights": weights, "P": self.P, "found": found}
-        pointers = {name: x.ctypes.data for name, x in arrays.items()}
-        pointers |= {"squares": self.sums.data_ptr()}
-        heads = [lanes.heads.data_ptr() for lanes in block.tapes]
-        native.call(self.function, numbers, pointers, [x.n.data_ptr() for x in self.lattices.values()], heads)
-        largest = found[:peaks].view(np.float64).tolist()
-        self.peaks = [max(a, b) if b == b else b for a, b in zip(self.peaks, largest, strict=True)]
-        self.edited |= bool(found[peaks])
-        self.check += int(found[peaks + 1])
-
-    def _on_tensors(self, first: int, last: int) -> None:
-        block, operands = self.block, self.operands
-        lanes, reads = block.lanes.heads.numel(), any(i[0] == "gradient" for i in self.trace.instructions)
-        P = torch.from_numpy(self.P).to(block.device)
-        evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
-        steps = [i[:2] if i[0] == "exchange" else i for i in self.trace.instructions]  # n and d are parameters
-        for row in range(first, last) if self.forward else reversed(range(first, last)):
-            start, stop = row * lanes, min((row + 1) * lanes, block.size)
-            g = operands.span(operands.gradients, start, stop)[0] if reads else None
-            w, put = operands.span(operands.weights, start, stop) if self.shown else (None, lambda: None)
-            n = {name: lattice.n[start:stop] for name, lattice in self.lattices.items()}
-            used = {i[1]: block.lanes_of(i[1]).heads for i in steps if i[0] == "exchange"}
-            peaks, edited = evaluate(steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.at)
-            put()
-            idle = {name: heads[stop - start :] for name, heads in used.items()}
-            rowwise.idle_(self.trace.instructions, idle, P, self.at)
-            self.peaks = [max(a, float(b)) if b == b else float(b) for a, b in zip(self.peaks, peaks, strict=True)]
-            self.edited |= edited is not None and bool(edited.any())
-            if reads and self.forward:
-                self.check += words_sum(g, start)
-            groups = -(-lanes // CHUNK)
-            for i, name in enumerate(self.squares):
-                x = n[name].to(torch.float64).mul_(2.0 ** -self.lattices[name].exponent)
-                sums = chunk_sums(x * x, CHUNK)
-                self.sums[i, row * groups : row * groups + len(sums)] = sums
-
-
-def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:
-    return np.array([t.data_ptr() for t in tensors], np.int64)

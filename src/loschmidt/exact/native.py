@@ -7,6 +7,7 @@ without AVX-512 it converts between int64 and float64 one number at a time: 5 to
 Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
 """
 
+import atexit
 import ctypes
 import functools
 import os
@@ -31,6 +32,7 @@ FLAGS = (
 )
 _NATIVE, _THREADS = "-march=native", "-fopenmp"
 NEAR = 2.0**48  # near lattices start a pass within this, and so are their updates
+MOST = 8  # lattices of a pass
 RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not be left, even on the way
 
 
@@ -45,17 +47,24 @@ def compiler() -> tuple[str, ...] | None:
     return None
 
 
+_TRIAL = "void f(int *x, int n) {\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) x[i] = i; }"
+
+
 def _compiles(command: Sequence[str]) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "t.c")
-        source.write_text("void f(int *x, int n) {\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) x[i] = i; }")
-        return _run([*command, str(source), "-o", str(Path(folder, "t.so"))]) is None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "t.c")
+            source.write_text(_TRIAL)
+            return _run([*command, str(source), "-o", str(Path(folder, "t.so"))]) is None
+    except OSError:  # no place for it
+        return False
 
 
 def _run(command: list[str]) -> str | None:
     """What went wrong, if anything."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        # a session of its own: Ctrl-C is not meant for the compiler
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, start_new_session=True)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return done.stderr if done.returncode else None
@@ -72,14 +81,16 @@ def _cache() -> Path:
             return folder
     except (OSError, RuntimeError, AttributeError):
         pass
-    return Path(tempfile.mkdtemp(prefix="loschmidt-"))
+    folder = Path(tempfile.mkdtemp(prefix="loschmidt-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class _Args(ctypes.Structure):
     _fields_ = (
         [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads")]
         + [(k, ctypes.c_void_p) for k in ("starts", "gradients", "weights")]
-        + [("lattices", ctypes.c_void_p * 4), ("heads", ctypes.c_void_p * 2)]
+        + [("lattices", ctypes.c_void_p * MOST), ("heads", ctypes.c_void_p * 2)]
         + [(k, ctypes.c_void_p) for k in ("P", "found", "squares")]
     )
 
@@ -99,13 +110,17 @@ def mode(device: torch.device) -> str:
 _functions: dict[tuple, Any] = {}
 
 
-def function(instructions: Sequence[Instruction], peaks: int, layout: Layout, at: dict) -> Any:
-    """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here."""
+def function(instructions: Sequence[Instruction], peaks: int, layout: Layout, at: dict) -> tuple[Any, bool]:
+    """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here.
+
+    And whether it was not in memory yet.
+    """
     shape = tuple(i[:2] if i[0] == "exchange" else i for i in instructions)  # n and d are parameters
     key = (shape, layout, at["forward"], tuple(at.items()))
-    if key not in _functions:
+    new = key not in _functions
+    if new:
         _functions[key] = build(printed(instructions, peaks, layout, at))
-    return _functions[key]
+    return _functions[key], new
 
 
 def build(source: str) -> "ctypes._CFuncPtr | None":
@@ -114,17 +129,26 @@ def build(source: str) -> "ctypes._CFuncPtr | None":
     if command is None:
         return None
     name = digest([source, *command, _processor()], 12)
-    path = _cache() / f"{name}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            file, made = Path(folder, "pass.c"), Path(folder, "pass.so")
-            file.write_text(source)
-            if _run([command[0], *command[1:], str(file), "-o", str(made), "-lm"]) is not None:
-                return None
-            os.replace(made, path)
-    function = ctypes.CDLL(str(path)).run
+    try:
+        path, known = _cache() / f"{name}.so", _cache() / f"{name}.sum"
+        if not (path.exists() and known.exists() and known.read_text() == _sum(path)):
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                file, made, check = Path(folder, "pass.c"), Path(folder, "pass.so"), Path(folder, "pass.sum")
+                file.write_text(source)
+                if _run([*command, str(file), "-o", str(made), "-lm"]) is not None:
+                    return None
+                check.write_text(_sum(made))  # a power cut can leave half a file
+                os.replace(made, path)
+                os.replace(check, known)
+        function = ctypes.CDLL(str(path)).run
+    except OSError:  # no room, or the folder is gone
+        return None
     function.argtypes, function.restype = [ctypes.POINTER(_Args)], None
     return function
+
+
+def _sum(path: Path) -> str:
+    return digest([path.read_bytes().hex()])
 
 
 @functools.cache
@@ -143,5 +167,7 @@ def call(
     function: Any, numbers: dict[str, int], pointers: dict[str, int], lattices: Sequence[int], heads: Sequence[int]
 ) -> None:
     """Run a pass; the GIL is released meanwhile."""
-    args = _Args(**numbers, **pointers, lattices=(ctypes.c_void_p * 4)(*lattices), heads=(ctypes.c_void_p * 2)(*heads))
+    args = _Args(
+        **numbers, **pointers, lattices=(ctypes.c_void_p * MOST)(*lattices), heads=(ctypes.c_void_p * 2)(*heads)
+    )
     function(ctypes.byref(args))

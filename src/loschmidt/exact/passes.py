@@ -80,7 +80,8 @@ def _groups(ops: Sequence[Op], offset: int) -> list[Group]:
 
 def _joins(groups: list[Group], border: int, world: World) -> bool:
     """Whether two groups can be one walk: the last kicks and the first drifts, if these have lanes of their own or
-    leave the tape alone (on the way back all drifts are undone before any kick, and lanes are last in, first out)."""
+    leave the tape alone (on the way back all drifts are undone before any kick, and lanes are last in, first out). Each
+    must be done, and undone, without a sum over what the other changes."""
     if len(groups) < 2 or groups[1][0] != border:
         return False
     (_, kicks), (_, drifts) = groups
@@ -88,7 +89,7 @@ def _joins(groups: list[Group], border: int, world: World) -> bool:
     return (
         plain
         and not {op.target for op in kicks} & {name for op in drifts for name in op.needs}
-        and "q" not in {op.target for op in kicks}
+        and "q" not in {name for op in kicks for name in (op.target, *op.needs)}
         and all(op.target == "q" for op in drifts)
         and all(isinstance(op, Shear) or part.block.drift_lanes for op in drifts for part in world.deep)
     )
@@ -123,6 +124,7 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
                 _refine(groups, world)
                 raise
             return
+        _refine(groups, world)  # op by op they are chosen anew, and recorded in that order
         for offset, _ in groups:
             world.scalars[_flag(offset)] = 1.0
         _one_by_one(groups, world, world.parts)
@@ -140,10 +142,13 @@ def _resolved(refused: Refused, part: Part, groups: Sequence[Group], world: Worl
 
 
 def _refine(groups: Sequence[Group], world: World) -> None:
-    """Undo what was made coarser for these ops."""
-    for position, op in reversed(_numbered(groups)):
-        world.position = position
-        world.refine_back(op.target)
+    """Undo what was made coarser in deep blocks for these ops, in whatever order that was."""
+    ops, world.singly = dict(_numbered(groups)), world.deep
+    left = -1
+    while world.coarsened and world.coarsened[-1][0] in ops and len(world.coarsened) != left:
+        left, world.position = len(world.coarsened), world.coarsened[-1][0]
+        world.refine_back(ops[world.position].target)
+    world.singly = world.parts
 
 
 def _numbered(groups: Sequence[Group]) -> list[tuple[int, Op]]:
@@ -164,7 +169,7 @@ def _undo(group: Group, world: World) -> None:
             one.run(one.block.operands, True)
             done.append(one)
         _one_by_one([group], world, rest, False)
-        _refine([group], world)
+        _refine([group], world)  # last: deep blocks were made coarser before the rest did anything
     except BaseException as error:
         for one in reversed(done):
             Pass(one.part, ops, True).run(one.block.operands, True)

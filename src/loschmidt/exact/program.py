@@ -46,12 +46,14 @@ class Shear:
     `increment` returns float64 real units, shape (part.size,), from anything but the target; or None for nothing.
     `spare`: bits of room above the first update, where that chooses the lattice's resolution (see `make_room`).
     `needs`: lattices whose sum of squares over all parts it reads.
+    `cause`: what an energy ledger books it under, where kind and target do not say it ("kick", "drift").
     """
 
     target: str
     increment: Callable[[Part], torch.Tensor | None]
     spare: int = 0
     needs: tuple[str, ...] = ()
+    cause: str = ""
 
     def do(self, world: World) -> None:
         """Add; nothing is changed if any part's increment is refused."""

@@ -30,6 +30,7 @@ class JSONL(EachStep):
     Args:
         path: the file; folders are made.
         every: only steps that this divides are written.
+        fields: what the fields mean, by name, for the first line.
 
     Raises:
         InvalidSetting: the file is something else, or `every` is not a positive integer.
@@ -37,7 +38,7 @@ class JSONL(EachStep):
             written of it is cut away.
     """
 
-    def __init__(self, path: str | os.PathLike, every: int = 1):
+    def __init__(self, path: str | os.PathLike, every: int = 1, fields: Record = FIELDS):
         super().__init__(every)
         self.path, self._opened = Path(path), time.monotonic()
         try:
@@ -48,7 +49,7 @@ class JSONL(EachStep):
         try:
             self._cut_torn_line()
             if self._file.seek(0, os.SEEK_END) == 0:
-                self._put({"loschmidt": "metrics", "format": _FORMAT, "fields": FIELDS})
+                self._put({"loschmidt": "metrics", "format": _FORMAT, "fields": fields})
         except BaseException:
             self._file.close()
             raise

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..exact import Contract, Op, Part, Shear
+from . import energy
 from .base import ReversibleOptimizer
 from .settings import require, require_number
 from .sgd import decayed_gradient
@@ -47,6 +48,7 @@ class Adam(ReversibleOptimizer):
     """
 
     lattices: ClassVar[dict[str, float | None]] = {"m": 2.0**-48, "v": 2.0**-96}
+    energy_law: ClassVar[energy.EnergyLaw] = energy.ADAM
 
     def __init__(
         self,
@@ -112,6 +114,8 @@ class AdamW(Adam):
 
     Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2.
     """
+
+    energy_law: ClassVar[energy.EnergyLaw] = energy.ADAMW
 
     def __init__(
         self,

@@ -241,6 +241,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             passes.note(buffers.changed())
             buffers.put(passes.done() | buffers.found | after)
             flat.write(mine)  # whatever the closure did to them
+            flat.locate(mine)
             run(drifts, world, len(kicks))
             flat.write(mine, later=True)
             raise

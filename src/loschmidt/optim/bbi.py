@@ -21,6 +21,7 @@ import torch
 
 from ..dynamics import born_infeld
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, random
+from . import energy
 from .descent import (
     Descent,
     decoupled_decay,
@@ -79,6 +80,7 @@ class BBI(Descent):
     Source: De Luca and Silverstein, arXiv 2201.11137.
     """
 
+    energy_law: ClassVar[energy.EnergyLaw] = energy.BORN_INFELD
     shared: ClassVar[tuple[str, ...]] = ("F0", "delta_energy", "nu", "conserve", "bounces", "bounce_every", "patience")
 
     def __init__(

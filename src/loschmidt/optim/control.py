@@ -68,15 +68,16 @@ def choose(optimizer: "ECD", world: World) -> float:
     energy = separable.energy(D, halfway, eta, s)
     if optimizer.asked_lr is None:
         known, last = optimizer.judged
-        error = abs(energy - last) if known == world.step - 1 else 0.0
-        allowed = SHARE * first["tolerance"]
-        if error > allowed and before > SHORTEST:
-            raise Rejected(before * max(0.2, min(0.5, 0.9 * (allowed / error) ** 0.4)))
+        # p as it is stored lags half a kick, and its H differs by as much; both are judged, each by its own measure
+        lag = abs(separable.energy(D, p2, eta, s) - energy) / (0.5 * first["tolerance"])
+        error = max(abs(energy - last) / (SHARE * first["tolerance"]), lag)
+        if known == world.step - 1 and error > 1 and before > SHORTEST:
+            raise Rejected(before * max(0.2, min(0.5, 0.9 * error**-0.4)))
     optimizer.judged = world.step, energy
     room = s + halfway
     limits = [
         LONGEST_KICK * math.sqrt(room / pull2) if pull2 else math.inf,
-        0.5 * first["tolerance"] * room / abs(work) if work else math.inf,  # p lags half a kick, and H with it
+        0.5 * first["tolerance"] * room / abs(work) if work else math.inf,  # see `lag`
         GROWTH * before if before else math.inf,
     ]
     return optimizer.asked_lr or min(*limits, 1.0)

@@ -21,7 +21,7 @@ import torch
 from ..dynamics import COMPOSITIONS, separable
 from ..errors import NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
-from . import control
+from . import control, energy
 from .control import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
 from .settings import Settings, require, require_number
@@ -58,6 +58,7 @@ class ECD(Descent):
         integrator: "euler" (kick, then drift), or a palindrome of order 2, 4 or 6, by its name in
             `dynamics.COMPOSITIONS`: these evaluate the gradient inside the step, so that `step` needs a closure.
         tolerance: with lr="auto": by how much H may change over a run, as an aim; a step may change it by a hundredth.
+        mirrored: steps are done in reverse order; see `reverse_time`, which sets it.
         resolution: distance of neighbouring lattice points, a power of two.
         lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
         seed: key of scattering and of the tape's reserve.
@@ -72,6 +73,7 @@ class ECD(Descent):
     Source: De Luca, Gatti and Silverstein, arXiv 2306.00352.
     """
 
+    energy_law: ClassVar[energy.EnergyLaw] = energy.SEPARABLE
     shared: ClassVar[tuple[str, ...]] = (
         "eta",
         "F0",
@@ -98,6 +100,7 @@ class ECD(Descent):
         decoupled: bool = False,
         integrator: str = "euler",
         tolerance: float = 1e-2,
+        mirrored: bool = False,
         *,
         resolution: float = 2.0**-40,
         lattice: torch.dtype = torch.int64,
@@ -116,7 +119,7 @@ class ECD(Descent):
             "decoupled": decoupled,
             "integrator": integrator,
             "tolerance": tolerance,
-            "mirrored": False,
+            "mirrored": mirrored,
         }
         self.judged: tuple[int, float] = (-1, math.nan)  # lr="auto": the energy that a step found
         self.asked_lr: float | None = None
@@ -223,5 +226,9 @@ def _drift(part: Part) -> torch.Tensor | None:
     return part.value("p") * separable.drift(_drift_time(part), square, part["s"])
 
 
-KICKS = (Shear("p", _start), Rescale("p", to_shell(_shell), needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (
+    Shear("p", _start, cause="start"),
+    Rescale("p", to_shell(_shell), needs=("p", "q")),
+    Shear("p", _kick, needs=("q",)),
+)
 DRIFTS = (Contract("q", decoupled_decay), Shear("q", _drift, needs=("p",)), Rotate("p", scatter))

@@ -23,6 +23,7 @@ import torch
 from ..dynamics import unit_speed
 from ..errors import InvalidSetting, NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, scalar
+from . import energy
 from .descent import Descent, decoupled_decay, downhill, force, potential, scatter, starts
 from .settings import require, require_number
 
@@ -69,6 +70,7 @@ class ECDq1(Descent):
     Source: De Luca, Nachman, Silverstein and Zheng, arXiv 2501.18419; used by arXiv 2601.22257.
     """
 
+    energy_law: ClassVar[energy.EnergyLaw] = energy.UNIT_SPEED
     shared: ClassVar[tuple[str, ...]] = ("eta", "F0", "nu", "conserve", "projection")
 
     def __init__(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..exact import Contract, Op, Part, Shear
+from . import energy
 from .base import ReversibleOptimizer
 from .settings import require, require_number
 
@@ -51,6 +52,7 @@ class SGD(ReversibleOptimizer):
     """
 
     lattices: ClassVar[dict[str, float | None]] = {"p": None}
+    energy_law: ClassVar[energy.EnergyLaw] = energy.NEWTON
 
     def __init__(
         self,

@@ -99,7 +99,7 @@ class NaiveRun:
         carried: what later steps read of it.
 
     Raises:
-        InvalidSetting: settings with which a `Rotate` does something, or a momentum is rescaled tensor by tensor: these
+        InvalidSetting: a program with a `Rotate` that does something, or a momentum rescaled tensor by tensor: these
             have no naive float form here.
     """
 
@@ -126,11 +126,11 @@ class NaiveRun:
             raise InvalidSetting("projection='per-tensor' has no naive float reversal.", 'use projection="global".')
         q = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.values = {"q": q} | {name: torch.zeros_like(q) for name in lattices}
-        self.carried: dict[str, float] = {}
         for name, value in (state or {}).items():
             self.values[name] = value.to(q).clone()
         self.step, self.loss = step, math.nan
         self.scalars: dict[int, dict[str, float]] = {}
+        self.carried: dict[str, float] = {}
         if state is not None:
             with torch.no_grad():
                 self._write()
@@ -154,7 +154,7 @@ class NaiveRun:
     def back(self) -> None:
         """One step back, algebraically: drifts with the momenta at hand, then kicks with the gradient found there."""
         self.step -= 1
-        world = _FloatWorld(0.0, self.step, scalars=self.scalars.get(self.step, {}), carried=self.carried)
+        world = _FloatWorld(0.0, self.step, scalars=self.scalars[self.step], carried=self.carried)
         world.parts = [_FloatPart(self.values, self.values["q"], self.settings, self.step + 1, world)]
         for op in reversed(self.drifts):
             self._apply(op, world, -1)
@@ -168,7 +168,7 @@ class NaiveRun:
         with torch.enable_grad():
             loss, gradients = self.gradient(step)
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        world = _FloatWorld(loss, step, scalars=self.scalars.setdefault(step, {}), carried=self.carried)
+        world = _FloatWorld(loss, step, scalars=self.scalars.get(step, {}), carried=self.carried)
         world.parts = [_FloatPart(self.values, flat, self.settings, step + 1, world)]
         return world
 

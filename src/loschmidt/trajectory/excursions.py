@@ -44,7 +44,7 @@ class Excursions:
         self.commit()
         attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
         try:
-            self.folder = None
+            self.folder, self.watchers = None, []
             with random.isolated():
                 yield self
         finally:

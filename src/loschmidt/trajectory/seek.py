@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .. import interrupt, live
 from ..errors import InvalidSetting, LoschmidtError, NotWritten, ReplayMismatch
@@ -12,6 +12,23 @@ from . import record
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
+
+
+class Watcher(Protocol):
+    """Something in `traj.watchers`: it looks at steps from both sides, in every seek; not inside branches.
+
+    Called with the generators of torch, numpy and `random` free to be used. It must leave weights, buffers and modes
+    as they are.
+    """
+
+    def due(self, step: int) -> bool:
+        """Whether it wants to see this step (from `step` to `step + 1`, or back)."""
+
+    def before(self, traj: "Trajectory", back: bool) -> None:
+        """The step is about to be taken, or undone."""
+
+    def after(self, traj: "Trajectory", back: bool) -> None:
+        """It was, and progress is not told of it yet. Not called if it failed."""
 
 
 def seek(
@@ -34,6 +51,9 @@ def seek(
         with _committed(traj), live.choose(progress) as display, interrupt.patient() as interrupted:
             display.begin(job, total)
             while traj.step != target and not interrupted():
+                watching = [w for w in traj.watchers if w.due(traj.step - back)]
+                for watcher in watching:
+                    watcher.before(traj, back)
                 if back:
                     if traj.folder is not None:
                         traj.folder.fetch(traj)
@@ -46,6 +66,8 @@ def seek(
                     if traj.folder.due(traj.step):
                         traj.folder.commit(traj, back=back)
                 display.update(job, done, loss=traj._last_loss)
+                for watcher in watching:
+                    watcher.after(traj, back)
                 live.send(writers, traj, back=back, loss=traj._last_loss)
                 if on_step is not None and on_step(traj):
                     break

@@ -101,7 +101,7 @@ class Trajectory(Excursions):
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
-        self._checked, self._shapes = False, None
+        self._checked, self._shapes, self.watchers = False, None, []
         self.moment: Callable[[int], int] = same  # step -> the step whose batch and lr it has
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
@@ -200,7 +200,7 @@ class Trajectory(Excursions):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Trajectory":
         """An independent run in memory, at the same step, on the same data."""
         twin = object.__new__(type(self))
-        memo |= {id(self): twin, id(self.data): self.data, id(self.folder): None}
+        memo |= {id(self): twin, id(self.data): self.data, id(self.folder): None, id(self.watchers): []}
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         twin.buffers = twin.optimizer.passes.buffers
         twin.buffers.name(twin.model)

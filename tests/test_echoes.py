@@ -18,6 +18,7 @@ KINDS = {
     "ECD-decay": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 1e-3}),
     "ECD-leapfrog": (lo.optim.ECD, {"lr": 0.1, "integrator": "leapfrog"}),
     "ECD-rescaled": (lo.optim.ECD, {"lr": 0.1, "delta_energy": 2.0, "conserve": "rescale"}),
+    "ECD-auto": (lo.optim.ECD, {"lr": "auto"}),
     "SGD": (lo.optim.SGD, {"lr": 0.1}),
     "Adam": (lo.optim.Adam, {"lr": 0.01}),
 }
@@ -50,9 +51,10 @@ def run(name="ECD", to=40, dtype=torch.float64, batch_size=8, data=None, **given
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_control_returns_with_every_bit_and_nothing_else_does(name):
-    traj, observe = run(name)
+    traj, observe = run(name, batch_size=None if name == "ECD-auto" else 8)
     before, random, energy = traj.digest(), torch.get_rng_state(), getattr(traj.optimizer, "energy", None)
-    usual = [p for k, p in PERTURBED.items() if name != "Adam" or k != "momentum"]
+    left_out = {"Adam": ("momentum",), "ECD-auto": ("rate", "fresh")}.get(name, ())
+    usual = [p for k, p in PERTURBED.items() if k not in left_out]
     control, *others = physics.echo(traj, 20, [None, *usual], observe=observe, every=5)
     assert control.exact is True and control.ended_by is None
     assert [row["step"] for row in control.rows] == [40, 35, 30, 25, 20]
@@ -196,6 +198,14 @@ def test_a_source_without_steps_before_the_start_is_refused_and_nothing_is_lost(
         physics.echo(run("SGD")[0], None, beyond=5)
     with pytest.raises(lo.InvalidSetting, match="ends at step 10"):
         physics.echo(traj, 10, beyond=5)
+
+
+def test_an_lr_that_is_chosen_by_itself_leaves_three_things_out():
+    traj, _ = run("ECD-auto", 20, batch_size=None)
+    assert physics.echo(traj, None).exact is True
+    for given in ({"perturbation": physics.Rate()}, {"perturbation": physics.Floats()}, {"beyond": 5}):
+        with pytest.raises(lo.InvalidSetting, match="auto"):
+            physics.echo(traj, None, **given)
 
 
 # -- what is refused, and what comes out -----------------------------------------------------------------

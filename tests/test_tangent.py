@@ -34,12 +34,12 @@ SMOOTH = {  # optimizer, settings, the same step written down independently
 }
 
 
-def run(kind=lo.optim.SGD, settings=None, to=20, dtype=torch.float64, **given):
+def run(kind=lo.optim.SGD, settings=None, to=20, dtype=torch.float64, batch_size=8, **given):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
         x = torch.randn(24, 3).to(dtype)
-    data = lo.data.Schedule((x, torch.stack([x.sum(1).sin(), x[:, 0]], 1)), batch_size=8)
+    data = lo.data.Schedule((x, torch.stack([x.sum(1).sin(), x[:, 0]], 1)), batch_size=batch_size)
     opt = kind(model.parameters(), **({"lr": 0.1} if settings is None else settings))
     return lo.Trajectory(model, opt, loss, data, **given).seek(to)
 
@@ -381,6 +381,20 @@ def program(kicks):
     return Own
 
 
+def test_a_copy_that_is_another_function_is_noticed():
+    traj = run()
+    own = traj.model
+
+    def particular(model, batch):
+        return loss(model, batch) * (1.0 if model is own else 1.1)
+
+    traj = lo.Trajectory(own, lo.optim.SGD(own.parameters(), lr=0.1), particular, traj.data).seek(5)
+    before = traj.digest()
+    with pytest.raises(lo.NotSmooth, match="another function"):
+        physics.tangent(traj, 1, 3)
+    assert traj.digest() == before
+
+
 KICK = Shear("p", lambda part: -part.gradient)
 
 
@@ -424,6 +438,17 @@ def test_what_has_no_tangent_is_refused_and_nothing_has_moved():
 def test_directions_that_do_not_fit_are_refused(given, message):
     with pytest.raises(lo.InvalidSetting, match=message):
         physics.tangent(run(), 1, 3, **given)
+
+
+def test_steps_that_are_chosen_have_tangents_on_the_way_back():
+    traj = run(lo.optim.ECD, {"lr": "auto"}, to=30, batch_size=None)
+    v = Layout(traj.optimizer).random(1, 2, ["q"])[0]
+    seen = physics.echo(traj, 20, physics.Nudge(1e-6, v), every=20)
+    last = seen.rows[-1]["distance"]
+    growth = (last["q"] ** 2 + last["p"] ** 2) ** 0.5 / seen.rows[0]["distance"]["q"]
+    assert growth == pytest.approx(float(physics.tangent(traj, 30, 10, v).total.exp()), rel=1e-4)
+    with pytest.raises(lo.NotSmooth, match="taken anew"):
+        physics.tangent(traj, 10, 30, v)
 
 
 def test_momenta_are_named_and_steps_out_of_reach_refused():

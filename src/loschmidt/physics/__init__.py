@@ -2,7 +2,6 @@
 floats fail to go back; and wells whose motion is known exactly."""
 
 from . import wells as wells
-from .echoes import Echo as Echo
 from .echoes import echo as echo
 from .gauge import gauge_directions as gauge_directions
 from .heating import Heating as Heating
@@ -11,6 +10,7 @@ from .heating import predicted_heating as predicted_heating
 from .monitor import EnergyMonitor as EnergyMonitor
 from .monitor import read as read
 from .naive import NaiveRun as NaiveRun
+from .outcome import Echo as Echo
 from .perturb import Exact as Exact
 from .perturb import Floats as Floats
 from .perturb import Fresh as Fresh

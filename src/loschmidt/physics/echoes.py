@@ -6,18 +6,17 @@ echo        the same steps undone from a perturbed state, or otherwise
 distance    |echo - path| at the same step, by lattice; relative: over |path|
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from ..errors import InvalidSetting, LatticeOverflow, LoschmidtError, LossBelowF0, NonFinite, OutOfReach, ReplayMismatch
 from ..trajectory import guard
 from .naive import NaiveRun
+from .outcome import Echo, agreement, rms
 from .perturb import Floats, Nudge, Perturbation, settings_by_step
 from .replica import Replica
 from .state import Layout
@@ -28,51 +27,6 @@ if TYPE_CHECKING:
 Observe = Callable[[nn.Module], torch.Tensor]
 _ENDS = (LatticeOverflow, NonFinite, ReplayMismatch, LossBelowF0)
 _POINTS = 50
-
-
-@dataclass(frozen=True)
-class Echo:
-    """What an echo found.
-
-    Attributes:
-        turn: step at which it was turned.
-        steps: how many steps it was to be wound back.
-        perturbation: what was different, as JSON values.
-        size: what was moved at the turn, by lattice: {"q": {"distance": ..., "relative": ...}, ...}.
-        rows: one dict a sampled step, see `echo`.
-        exact: whether it ended with the very bits that the path has there (None: in floats, or if it ended early).
-        ended_by: why it ended early, or None.
-        states: with `keep=True`: step -> state (lattices, size), float64.
-    """
-
-    turn: int
-    steps: int
-    perturbation: dict[str, Any]
-    size: dict[str, dict[str, float | None]]
-    rows: list[dict[str, Any]]
-    exact: bool | None
-    ended_by: str | None
-    states: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the states, as JSON values (what is not finite as None)."""
-        return _json({k: v for k, v in vars(self).items() if k != "states"})
-
-    def column(self, name: str, lattice: str = "q") -> list[float | None]:
-        """A column of the rows: "step", "loss", "agreement", ..., or "distance" or "relative" of a lattice."""
-        values = [row[name] for row in self.rows]
-        return [v.get(lattice) if isinstance(v, dict) else v for v in values]
-
-    def table(self, rows: int = 12) -> Table:
-        """Up to `rows` of its rows, for a terminal."""
-        every = max(1, math.ceil(len(self.rows) / rows))
-        out = Table(title=f"Echo from step {self.turn}: {self.perturbation['kind']}")
-        for name in ("step", "loss", "|dq| / |q|", "agreement", "agreement with the turn"):
-            out.add_column(name, justify="right")
-        for row in self.rows[::every]:
-            cells = (row["loss"], row["relative"].get("q"), row["agreement"], row["agreement_with_turn"])
-            out.add_row(str(row["step"]), *("-" if c is None else f"{c:.3g}" for c in cells))
-        return out
 
 
 @dataclass
@@ -319,10 +273,10 @@ class _Walk:
             "path_loss": path.losses.get(step),
             "distance": distance,
             "relative": relative,
-            "agreement": _agreement(seen, path.seen.get(step)),
-            "rms": _rms(seen, path.seen.get(step)),
-            "agreement_with_turn": _agreement(seen, path.seen.get(self.turn)),
-            "agreement_with_start": _agreement(seen, path.seen.get(self.end)),
+            "agreement": agreement(seen, path.seen.get(step)),
+            "rms": rms(seen, path.seen.get(step)),
+            "agreement_with_turn": agreement(seen, path.seen.get(self.turn)),
+            "agreement_with_start": agreement(seen, path.seen.get(self.end)),
         }
 
 
@@ -350,6 +304,8 @@ def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[P
             f"beyond={beyond}: {type(traj.optimizer).__name__} has friction, and no dynamics before its start.",
             "use an optimizer with a Hamiltonian, like ECD; or beyond=0.",
         )
+    if any(isinstance(group["lr"], str) for group in traj.optimizer.param_groups):
+        raise InvalidSetting(f"beyond={beyond}: with lr='auto' time cannot be reversed.", "give lr a number.")
     for step in (-1, -beyond):
         try:
             traj.data(step)
@@ -367,6 +323,8 @@ def _refuse_floats(traj: "Trajectory", layout: Layout) -> None:
             f"the float reversal knows one param group of one dtype; there are {len(layout.blocks)} blocks.",
             "construct the optimizer with one group.",
         )
+    if any(isinstance(group["lr"], str) for group in opt.param_groups):
+        raise InvalidSetting("the float reversal needs an lr that is a number, not 'auto'.", "give lr a number.")
     if any("parts" in entry for entry in opt.journal.entries.values()):
         raise InvalidSetting("the float reversal undoes kick-then-drift only.", 'use integrator="euler".')
 
@@ -377,24 +335,3 @@ def _last_loss(traj: "Trajectory") -> float | None:
 
 def _detached(x: torch.Tensor) -> torch.Tensor:
     return x.detach().to("cpu", torch.float64)
-
-
-def _agreement(a: torch.Tensor | None, b: torch.Tensor | None) -> float | None:
-    if a is None or b is None or a.dim() < 2 or a.shape[-1] < 2:
-        return None
-    return float((a.argmax(-1) == b.argmax(-1)).double().mean())
-
-
-def _rms(a: torch.Tensor | None, b: torch.Tensor | None) -> float | None:
-    if a is None or b is None:
-        return None
-    norm = float(b.norm())
-    return float((a - b).norm()) / norm if norm else None
-
-
-def _json(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {str(k): _json(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [_json(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x

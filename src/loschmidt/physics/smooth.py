@@ -120,6 +120,7 @@ class Leg:
     scalars: dict[str, float]
     carried: Mapping[str, float]
     has_loss: bool
+    before: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -136,6 +137,8 @@ class Taken:
         prepare: the optimizer's, which notes what ops read.
         composed: whether it is more than kick, then drift.
         after: what was carried when it was taken.
+        before: of that, what it replaced.
+        seen: the loss that the copy had at the first kick, once it was evaluated.
     """
 
     step: int
@@ -147,6 +150,8 @@ class Taken:
     prepare: Callable[[Any], None]
     composed: bool
     after: Mapping[str, float]
+    before: Mapping[str, float | None]
+    seen: float | None = None
 
     @classmethod
     def last(cls, traj: "Trajectory", layout: Layout) -> "Taken":
@@ -155,20 +160,19 @@ class Taken:
         entry, settings = opt.journal.peek()[1], opt._settings
         mine = [opt._slots[i] for i in opt._active]
         scalars = {k: v for k, v in entry.get("scalars", {}).items() if k != FLIPPED}
-        after = dict(opt.carried)
-        before = after | entry.get("carried", {})
-        carried = {k: v for k, v in before.items() if k not in scalars and v is not None}
+        after, replaced = dict(opt.carried), entry.get("carried", {})
+        carried = {k: v for k, v in (after | replaced).items() if k not in scalars and v is not None}
         legs, done, composed = [], entry.get("parts"), parts_of(settings)
         for i, (kind, share) in enumerate(composed):
             own = done[i].get("scalars", {}) if done is not None else scalars
-            scaled = [s | {"lr": s["lr"] * share} for s in settings]
+            scaled = settings if share == 1.0 else [s | {"lr": s["lr"] * share} for s in settings]
             world = flat.world_of(mine, scaled, World([], None, step, opt.seed), counting=0)
             ops = opt.kicks() if kind == "kick" else opt.drifts()
             legs.append(Leg(kind, ops, world.parts, own, dict(carried), kind == "kick" or done is None))
             carried |= {k: v for k, v in own.items() if k in opt.carries} if done is not None else {}
         loss = None if traj._last_loss is None else float(traj._last_loss)
         flips = FLIPPED in entry.get("scalars", {})
-        return cls(step, legs, flips, loss, layout, opt.seed, _silent(opt).prepare, done is not None, after)
+        return cls(step, legs, flips, loss, layout, opt.seed, _silent(opt).prepare, done is not None, after, replaced)
 
     def forward(self, x: torch.Tensor, v: torch.Tensor, replica: Replica) -> tuple[torch.Tensor, torch.Tensor]:
         """State after the step, and tangents after it, from those before it: (lattices, size), (k, lattices, size)."""
@@ -192,13 +196,15 @@ class Taken:
         slope: Slope | None = None
         legs = self.legs
         if not self.composed and back:
-            legs = [replace(leg, carried=self.after) for leg in legs]
+            legs = [replace(leg, carried=self.after, before=self.before) for leg in legs]
         elif not self.composed:  # in one: drifts may read what the kicks noted (BBI's potential)
             kick, drift = legs
             legs = [replace(kick, ops=[*kick.ops, *drift.ops])]
         for leg in reversed(legs) if back else legs:
             if leg.kind == "kick":
                 slope = Slope(replica, self.step, x[0])
+                if back or self.seen is None:
+                    self.seen = slope.loss
                 forces = [(slope.hessian_times(d[0]), float(slope.gradient @ d[0])) for d in v]
                 x, v = self._leg(leg, x, v, slope, forces, back)
             else:
@@ -280,7 +286,7 @@ class _World:
 
     def __post_init__(self) -> None:
         self.step, self.seed = self.taken.step, self.taken.seed
-        self.scalars, self.carried = self.leg.scalars, self.leg.carried
+        self.scalars, self.carried, self.before = self.leg.scalars, self.leg.carried, self.leg.before
         self.parts = [_Part(part, self) for part in self.leg.parts]
 
     deep = ()

@@ -133,6 +133,11 @@ def walk(
             "this run has an after_backward, which changes gradients in a way that is not part of the program.",
             "make a Trajectory without it.",
         )
+    if stop > start and any(isinstance(group["lr"], str) for group in traj.optimizer.param_groups):
+        raise NotSmooth(
+            "with lr='auto' a step may be taken anew once the next one has seen what came of it.",
+            "follow the way back, tangent(stop, start): its steps are those that were kept; or give lr a number.",
+        )
     opt = traj.optimizer
     energy = getattr(opt, "energy", None)
     with traj.branch():
@@ -153,6 +158,7 @@ def walk(
             taken = here["taken"] if back else Taken.last(traj, layout)
             taken.loss = None if traj._last_loss is None else float(traj._last_loss)
             pushed = (taken.back if back else taken.forward)(x, here["v"], replica)[1]
+            _refuse_another_function(taken, traj)
             here["x"], here["v"] = after, each(traj.step, pushed)
             if back and traj.step != stop:
                 here["taken"] = Taken.last(traj, layout)
@@ -163,6 +169,19 @@ def walk(
             if energy is not None:
                 opt.energy = energy
     return here["v"]
+
+
+def _refuse_another_function(taken: Taken, traj: "Trajectory") -> None:
+    if taken.loss is None or taken.seen is None:
+        return
+    kinds = {s.parameter.dtype for s in traj.optimizer._slots}
+    allowed = max(_CLOSE.get(kind, 0.1) for kind in kinds) * (0.01 + abs(taken.loss))
+    if not abs(taken.seen - taken.loss) <= allowed:
+        raise NotSmooth(
+            f"in float64 the loss of step {taken.step} is {taken.seen:.6g}, and in the run it was {taken.loss:.6g}: a "
+            "copy of the model is another function (does it draw other random numbers, or keep state of its own?).",
+            "let loss(model, batch) depend on the model, the batch and torch's random numbers only.",
+        )
 
 
 def _norms(v: torch.Tensor) -> torch.Tensor:

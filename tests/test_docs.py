@@ -51,6 +51,15 @@ def test_costs_page_shows_the_recorded_step_times():
         assert line in page
 
 
+def test_costs_page_shows_the_recorded_kernel_modes():
+    record = json.loads((ROOT / "benchmarks/results/kernel-modes.json").read_text())
+    page = (ROOT / "docs/what-it-costs.md").read_text()
+    assert f"{record['settings']['size']:,} parameters" in page
+    for row in record["rows"]:
+        times = f"{1e3 * row['step_seconds']:.1f} ms | {row['first_seconds']:.1f} s"
+        assert f"| {row['optimizer']} | {row['mode']} | {times} |" in page
+
+
 def test_costs_page_shows_the_recorded_bench():
     results = json.loads((ROOT / "benchmarks/results/bench.json").read_text())
     page = (ROOT / "docs/what-it-costs.md").read_text()

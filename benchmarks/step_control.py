@@ -37,10 +37,14 @@ def measure(duration: float, job: tuple[float | str, int]) -> dict:
     opt = lo.optim.ECD(task.model.parameters(), lr=lr, weight_decay=DECAY, tolerance=TOLERANCE)
     traj = lo.Trajectory(task.model, opt, task.loss, lo.data.Schedule(task.train))
     start, began, passed, worst = traj.digest(), time.perf_counter(), 0.0, 0.0
-    while passed < duration and (lr == "auto" or worst < TOLERANCE):
-        traj.seek(traj.step + 1)
+
+    def look(traj: lo.Trajectory) -> bool:
+        nonlocal passed, worst
         passed += opt.carried["lr"] if lr == "auto" else lr
         worst = max(worst, abs(opt.energy - opt.carried["shell"]))
+        return passed >= duration or (lr != "auto" and worst >= TOLERANCE)
+
+    traj.seek(10_000_000, on_step=look)
     row = {
         "lr": lr,
         "seed": seed,

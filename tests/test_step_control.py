@@ -113,6 +113,10 @@ def test_what_it_asks_for():
     for settings in ({"nu": 0.1}, {"conserve": "rescale"}, {"integrator": "leapfrog"}):
         with pytest.raises(lo.errors.InvalidSetting):
             ridges(**settings)
+    a, b = (nn.Parameter(torch.ones(2)) for _ in "ab")
+    mixed = lo.optim.ECD([{"params": [a], "lr": 0.1}, {"params": [b], "lr": "auto"}])
+    with pytest.raises(lo.errors.InvalidSetting, match="all groups"):
+        mixed.step(lambda: (a * b).sum())
     with pytest.raises(lo.errors.InvalidSetting, match="schedule"):
         lo.Trajectory(model, opt, loss, lambda step: 0, lr=lambda step: 1.0)
 

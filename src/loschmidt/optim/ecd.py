@@ -26,6 +26,7 @@ from .control import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
 from .settings import Settings, require, require_number
 
+ALL = "give all groups the same."
 ONE = 'use integrator="euler", and do not reverse time; or give lr a number.'
 
 
@@ -168,7 +169,9 @@ class ECD(Descent):
 
     def evaluates_inside(self, settings: Settings) -> Callable[..., Any] | None:
         """Compositions, and lr="auto"."""
-        return control.advance if settings and settings[0]["lr"] == AUTO else super().evaluates_inside(settings)
+        rates = {group["lr"] for group in settings}
+        require(AUTO not in rates or len(rates) == 1, "lr", AUTO, "there is one energy, and so one step", ALL)
+        return control.advance if AUTO in rates else super().evaluates_inside(settings)
 
     def kicks(self) -> Sequence[Op]:
         """Start, rescale, kick."""

@@ -1,8 +1,9 @@
 """What a claim is: what the source says, how it is put to the test, and the rule that makes evidence a verdict.
 
-A claim is a file of this folder that ends with `CLAIM = Claim(...)`. Its parts are run once a seed, in worker processes,
-and give evidence: numbers, nothing else. `judge` is a pure function from the evidence of all seeds to a `Finding`, so that
-a verdict can be made again from a record, years later, without running anything. `pictures` is pure, too.
+A claim is a file of this folder that ends with `CLAIM = Claim(...)`. Its parts are run once a seed, in worker
+processes, and give evidence: numbers, nothing else. `judge` is a pure function from the evidence of all seeds to a
+`Finding`, so that a verdict can be made again from a record, years later, without running anything. `pictures` is pure,
+too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,8 @@ Evidence = Mapping[str, Sequence[Mapping[str, Any]]]
 class Say(Protocol):
     """How a part tells how far it is: `say(0.4, test=0.93)`; cheap, call it often."""
 
-    def __call__(self, share: float, **facts: float | str) -> None: ...
+    def __call__(self, share: float, **facts: float | str) -> None:
+        """`share`: of the work that is done, in [0, 1]; `facts`: what to show beside."""
 
 
 @dataclass(frozen=True)

@@ -440,15 +440,17 @@ def test_directions_that_do_not_fit_are_refused(given, message):
         physics.tangent(run(), 1, 3, **given)
 
 
-def test_steps_that_are_chosen_have_tangents_on_the_way_back():
+def test_steps_that_are_chosen_have_tangents_both_ways():
     traj = run(lo.optim.ECD, {"lr": "auto"}, to=30, batch_size=None)
     v = Layout(traj.optimizer).random(1, 2, ["q"])[0]
     seen = physics.echo(traj, 20, physics.Nudge(1e-6, v), every=20)
     last = seen.rows[-1]["distance"]
     growth = (last["q"] ** 2 + last["p"] ** 2) ** 0.5 / seen.rows[0]["distance"]["q"]
     assert growth == pytest.approx(float(physics.tangent(traj, 30, 10, v).total.exp()), rel=1e-4)
-    with pytest.raises(lo.NotSmooth, match="taken anew"):
-        physics.tangent(traj, 10, 30, v)
+    back = physics.tangent(traj, 30, 10, v)
+    forth = physics.tangent(traj, 10, 30, back.directions[0])
+    assert float(forth.total) == pytest.approx(-float(back.total), abs=1e-9)
+    torch.testing.assert_close(forth.directions[0], v / v.norm(), rtol=0, atol=1e-9)
 
 
 def test_momenta_are_named_and_steps_out_of_reach_refused():

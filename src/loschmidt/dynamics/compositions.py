@@ -56,6 +56,9 @@ class Composition:
 
 _CUBE, _FIFTH = 2 ** (1 / 3), 4 ** (1 / 3)
 
+VERLET: Step = (("kick", 0.5), ("drift", 1.0), ("kick", 0.5))
+"""Velocity Verlet, of order 2: momenta and parameters are known at the same time before and after (see lr="auto")."""
+
 COMPOSITIONS = {
     "euler": Composition(1, (), "symplectic Euler: kick, then drift"),
     "leapfrog": Composition(2, (1.0,), "Verlet 1967, position form"),

@@ -224,7 +224,6 @@ class World:
             lattice was still zero and nothing went on the tape; recorded.
         fixed: names of lattices that must not be coarsened.
         carried: scalars recorded by earlier steps and still known.
-        before: what of these the step has replaced, as it was; on the way back.
         position: index of the op in progress.
         singly: the parts that ops work on, one op after the other; the other parts are done in passes (`fused`).
         sums: of the words of the gradients that passes have read, by block.
@@ -238,7 +237,6 @@ class World:
     coarsened: list[tuple[int, int, int]] = field(default_factory=list)
     fixed: frozenset[str] = frozenset({"q"})
     carried: Mapping[str, float] = field(default_factory=dict)
-    before: Mapping[str, float | None] = field(default_factory=dict)
     position: int = 0
     sums: dict[int, int] = field(default_factory=dict)
 

@@ -213,7 +213,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         flat.locate(mine)
         kicks, drifts = self.kicks(), self.drifts()
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
-        world.scalars, world.before = dict(entry.get("scalars", {})), entry.get("carried", {})
+        world.scalars = dict(entry.get("scalars", {}))
         world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
         passes, buffers, recorded = self.passes, self.passes.buffers, entry.get("buffers", {})
         buffers.changed()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import interrupt
-from ..dynamics.compositions import COMPOSITIONS, Step
+from ..dynamics.compositions import COMPOSITIONS, VERLET, Step
 from ..errors import InvalidSetting
 from ..exact import World, run, run_back
 from . import flat, record, serial
@@ -20,7 +20,10 @@ from .settings import Settings, present
 
 if TYPE_CHECKING:
     from .base import Closure, ReversibleOptimizer
+    from .control import Trial
 
+AUTO = "auto"
+"""The lr that is chosen at each step, see `control`."""
 FLIPPED = "flipped"
 """Name of the record that momenta were flipped before the step."""
 
@@ -28,7 +31,24 @@ FLIPPED = "flipped"
 def parts_of(settings: Settings) -> Step:
     """The kicks and drifts of a step with these settings."""
     first = settings[0] if settings else {}
+    if first.get("lr") == AUTO:
+        return VERLET
     return COMPOSITIONS[first.get("integrator", "euler")].step(first.get("mirrored", False))
+
+
+def kind_of(settings: Settings) -> tuple[str, str]:
+    """What makes steps with these settings composed ones, and what to do where that is in the way."""
+    first = settings[0] if settings else {}
+    if first.get("lr") == AUTO:
+        return 'lr="auto"', "give lr a number"
+    if (name := first.get("integrator", "euler")) != "euler":
+        return f'integrator="{name}"', 'use integrator="euler"'
+    return "a step in reversed time", "undo steps instead (seek, unstep)"
+
+
+def begins_with_kick(settings: Settings) -> bool:
+    """Whether a step's first gradient, and so its loss and energy, are those of the state that it begins at."""
+    return parts_of(settings)[0][0] == "kick"
 
 
 def is_composed(optimizer: "ReversibleOptimizer", settings: Settings) -> bool:
@@ -42,37 +62,64 @@ def _turns(optimizer: "ReversibleOptimizer", settings: Settings) -> bool:
     return bool(settings) and settings[0].get("mirrored", False) != before[0].get("mirrored", False)
 
 
-def advance(optimizer: "ReversibleOptimizer", closure: "Closure | None", section: interrupt.critical) -> Any:
-    """Take a step; what the closure gave at its first call."""
+def scaled(settings: Settings, share: float, lr: float | None) -> Settings:
+    """Settings of a part of a step: its share of each lr, or of the one that was chosen (None: not yet)."""
+    chosen = [lr if s["lr"] == AUTO else s["lr"] for s in settings]
+    return [s if x is None else s | {"lr": x * share} for s, x in zip(settings, chosen, strict=True)]
+
+
+def advance(
+    optimizer: "ReversibleOptimizer",
+    closure: "Closure | None",
+    section: interrupt.critical,
+    trial: "Trial | None" = None,
+) -> Any:
+    """Take a step; what the closure gave at its first call.
+
+    Args:
+        optimizer: that takes it.
+        closure: as in `step`.
+        section: which Ctrl-C does not interrupt, but in the closure.
+        trial: chooses lr="auto", and judges what comes of it.
+    """
+    settings = present(optimizer)
     if closure is None:
         raise InvalidSetting(
-            "this step evaluates gradients inside (integrator, or time reversed), and was given none to call.",
-            "pass a closure: step(closure).",
+            f"{kind_of(settings)[0]} evaluates gradients inside the step, and was given no closure to call.",
+            "pass one: step(closure).",
         )
-    settings = present(optimizer)
     serial.refuse_other_state(optimizer)
     flat.check_unedited(optimizer._slots)
     mine = [s for s in optimizer._slots if s.parameter.requires_grad]
     keep, first, check = _keep(optimizer), None, 0
-    carried, records = dict(optimizer.carried), []
+    carried, records, energy, lr = dict(optimizer.carried), [], None, None
     turns = _turns(optimizer, settings)
     try:
         if turns:
             _flip(mine)
-        for kind, share in parts_of(settings):
-            world = _world(optimizer, mine, settings, share, carried, counting=1)
+        for number, (kind, share) in enumerate(parts_of(settings)):
+            world = _world(optimizer, mine, settings, share, carried, lr, counting=1)
             if kind == "drift":
                 run(optimizer.drifts(), world, len(optimizer.kicks()))
             else:
-                loss = _gradient(optimizer, closure, section, world, mine)
+                loss = _gradient(optimizer, closure, section, world, mine, settings)
                 first = loss if first is None else first
                 check = world.checksum(optimizer.needs_loss)
                 optimizer.prepare(world)
+                if number == 0:  # parameters and momenta are those at the start of the step
+                    energy = optimizer.energy
+                    if trial is not None and world.parts:
+                        lr = trial.begin(world)
+                        for part in world.parts:
+                            part.settings = part.settings | {"lr": lr * share}
                 run(optimizer.kicks(), world)
             carried |= {k: v for k, v in world.scalars.items() if k in optimizer.carries}
             records.append({"check": check, "scalars": world.scalars, "coarsened": [list(c) for c in world.coarsened]})
             flat.write(mine)
-        world = World([], None, optimizer.steps, optimizer.seed)
+        if trial is not None and world.parts:
+            trial.end(world, energy)
+        optimizer.energy = energy
+        world = World([], None, optimizer.steps, optimizer.seed, carried=carried | ({"lr": lr} if lr else {}))
         world.scalars = {k: v for r in records for k, v in r["scalars"].items() if k in optimizer.carries}
         world.scalars |= {FLIPPED: 1.0} if turns else {}
         active = [s.index for s in mine]
@@ -95,7 +142,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
         for (kind, share), done in reversed(list(zip(parts_of(settings), entry["parts"], strict=True))):
             for name in done.get("scalars", {}):
                 carried.pop(name, None)
-            world = _world(optimizer, mine, settings, share, carried, counting=0)
+            world = _world(optimizer, mine, settings, share, carried, optimizer.carried.get("lr"), counting=0)
             world.scalars = dict(done.get("scalars", {}))
             world.coarsened = [tuple(c) for c in done.get("coarsened", [])]
             world.step = step
@@ -104,7 +151,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
                 run_back(optimizer.drifts(), world, len(optimizer.kicks()))
             else:
                 rng, visits = torch.get_rng_state(), optimizer.passes.visits
-                loss = _gradient(optimizer, closure, section, world, mine)
+                loss = _gradient(optimizer, closure, section, world, mine, settings)
                 drew = optimizer.passes.visits == visits and not torch.equal(rng, torch.get_rng_state())
                 refuse_other_gradients(optimizer._slots, active, step)
                 flat.look(world)
@@ -150,12 +197,13 @@ def _world(
     settings: Settings,
     share: float,
     carried: dict[str, float],
+    lr: float | None,
     counting: int,
 ) -> World:
-    scaled = [s | {"lr": s["lr"] * share} for s in settings]
     if counting:
         flat.locate(mine)
-    return flat.world_of(mine, scaled, World([], None, optimizer.steps, optimizer.seed, carried=carried), counting)
+    world = World([], None, optimizer.steps, optimizer.seed, carried=carried)
+    return flat.world_of(mine, scaled(settings, share, lr), world, counting)
 
 
 def _gradient(
@@ -164,6 +212,7 @@ def _gradient(
     section: interrupt.critical,
     world: World,
     mine: list[flat.Slot],
+    settings: Settings,
 ) -> Any:
     """Call the closure, and lay its gradients out for the world's parts."""
     optimizer.zero_grad()
@@ -171,16 +220,17 @@ def _gradient(
     with torch.enable_grad(), section.interruptible():
         loss = closure()
     if optimizer.passes.before or optimizer.passes.buffers.changed():
+        kind, plain = kind_of(settings)
         raise InvalidSetting(
-            "the forward pass changes buffers of the model (BatchNorm in train mode?), and this integrator does "
-            "several in a step.",
-            'put those modules into eval mode, or use integrator="euler".',
+            f"the forward pass changes buffers of the model (BatchNorm in train mode?); {kind} does several a step.",
+            f"put those modules into eval mode, or {plain}.",
         )
     for s in mine:
         if s.parameter.grad is None:
+            kind, plain = kind_of(settings)
             raise InvalidSetting(
-                f"{s.name} has no gradient, and with this integrator every parameter that requires one must.",
-                'freeze it (requires_grad_(False)) and construct the optimizer without it, or use integrator="euler".',
+                f"{s.name} has no gradient, and with {kind} every parameter that requires one must.",
+                f"freeze it (requires_grad_(False)) and construct the optimizer without it, or {plain}.",
             )
     world.loss = optimizer._loss_value(loss, required=bool(mine))
     flat.gather(mine, world.step)

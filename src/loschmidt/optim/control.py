@@ -1,47 +1,40 @@
 """Step control for runs that conserve energy: lr="auto".
 
 Rare spikes of curvature throw the energy of a run whose step is too long for them, and cannot be seen before the step
-that meets them. So a step is judged at the start of the next one, when its energy is known there; if it changed by too
-much, the step is undone, exactly, and taken again with a shorter lr. What was chosen goes to the journal (8 bytes a
-step), and the way back uses it: adaptive, reversible, and free of bits.
-
-A step is a leapfrog whose kicks are shared: the kick at q_n lasts half of the drift before and half of that after it,
-    p <- p - (h[n-1] + h[n])/2 eta G/D,   q <- q + h[n] 2p/(s + |p|^2),
-since a kick as long as the next drift alone would shift the energy, to first order, whenever h changes. The energy that
-is judged is that of the momentum half a kick later, p - h[n-1]/2 eta G/D, which is known to second order. (Adaptive
-leapfrogs in general: Hairer, Lubich and Wanner, Geometric Numerical Integration, VIII.)
+that meets them. So a step is a velocity Verlet, kick(1/2) drift(1) kick(1/2), with a gradient at either end, both on
+the step's batch: its energy is known before and after, to second order. If it changed by too much, the step is undone
+and tried with a shorter lr. What was chosen goes to the journal (8 bytes a step), and the way back uses it: adaptive,
+exactly reversible, and free of bits. Nothing is judged across steps, so a step is a function of the state it begins at.
 """
 
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .. import interrupt
 from ..dynamics import separable
-from ..errors import InvalidSetting, ReplayMismatch
+from ..errors import InvalidSetting
 from ..exact import World
+from . import composed
 from .descent import force, potential, starts
 
 if TYPE_CHECKING:
     from .base import Closure
     from .ecd import ECD
 
-AUTO = "auto"
 SHARE = 0.01
 """Of the tolerance: by how much one step may change the energy."""
 LONGEST_KICK = 0.05
-"""How far a kick may turn the momentum, as a share of sqrt(s + |p|^2)."""
-GROWTH = 1.03
+"""How far a step's kicks may turn the momentum, as a share of sqrt(s + |p|^2)."""
+GROWTH = 1.05
 """By how much a step may be longer than the one before."""
-SHORTEST = 1e-9
+ATTEMPTS = 24
 
 
 class Rejected(Exception):
-    """The step before changed the energy by too much.
+    """The step changed the energy by too much.
 
     Args:
-        lr: what to take it with instead.
+        lr: what to try instead.
     """
 
     def __init__(self, lr: float):
@@ -49,70 +42,46 @@ class Rejected(Exception):
         self.lr = lr
 
 
-def choose(optimizer: "ECD", world: World) -> float:
-    """The lr of a step, from what is known at its start.
+class Trial:
+    """One try at a step.
 
-    Raises:
-        Rejected: the step before must be taken anew.
+    Args:
+        lr: with which; None: the longest that seems fit at its start.
     """
-    first, D = world.parts[0], potential(world)
-    eta, s, before = first["eta"], first["s"], world.carried.get("lr", 0.0)
-    scale = eta / D
-    pull2 = scale**2 * world.sum_of(lambda part: force(part) * force(part))
-    if starts(world):
-        p2 = first["delta_energy"]
-        work = -math.sqrt(p2 * pull2)
-    else:
-        p2, work = world.square("p"), scale * world.sum_of(lambda part: part.value("p") * force(part))
-    halfway = max(0.0, p2 - before * work + before**2 / 4 * pull2)
-    energy = separable.energy(D, halfway, eta, s)
-    if optimizer.asked_lr is None:
-        known, last = optimizer.judged
-        # p as it is stored lags half a kick, and its H differs by as much; both are judged, each by its own measure
-        lag = abs(separable.energy(D, p2, eta, s) - energy) / (0.5 * first["tolerance"])
-        error = max(abs(energy - last) / (SHARE * first["tolerance"]), lag)
-        if known == world.step - 1 and error > 1 and before > SHORTEST:
-            raise Rejected(before * max(0.2, min(0.5, 0.9 * error**-0.4)))
-    optimizer.judged = world.step, energy
-    room = s + halfway
-    limits = [
-        LONGEST_KICK * math.sqrt(room / pull2) if pull2 else math.inf,
-        0.5 * first["tolerance"] * room / abs(work) if work else math.inf,  # see `lag`
-        GROWTH * before if before else math.inf,
-    ]
-    return optimizer.asked_lr or min(*limits, 1.0)
+
+    def __init__(self, lr: float | None = None):
+        self.lr = lr
+
+    def begin(self, world: World) -> float:
+        """The lr of the step, from what is known at its start."""
+        if self.lr is None:
+            first, D = world.parts[0], potential(world)
+            pull2 = (first["eta"] / D) ** 2 * world.sum_of(lambda part: force(part) * force(part))
+            p2 = first["delta_energy"] if starts(world) else world.square("p")
+            turn = LONGEST_KICK * math.sqrt((first["s"] + p2) / pull2) if pull2 else math.inf
+            self.lr = min(turn, GROWTH * world.carried.get("lr", math.inf), 1.0)
+        return self.lr
+
+    def end(self, world: World, before: float) -> None:
+        """Look at the step that is done, given its energy before; raises Rejected."""
+        first = world.parts[0]
+        after = separable.energy(potential(world), world.square("p"), first["eta"], first["s"])
+        error = abs(after - before) / (SHARE * first["tolerance"])
+        if not error <= 1:
+            raise Rejected(self.lr * max(0.2, min(0.5, 0.9 * error ** (-1 / 3))))
 
 
 def advance(optimizer: "ECD", closure: "Closure | None", section: interrupt.critical) -> Any:
-    """Take a step; what the closure gave."""
-    if closure is None:
-        raise InvalidSetting('lr="auto" may take a step anew, and was given no closure.', "pass one: step(closure).")
-    while True:
-        with torch.enable_grad(), section.interruptible():
-            loss = closure()
+    """Take a step; what the closure gave at its first call."""
+    lr = None
+    for _ in range(ATTEMPTS):
         try:
-            optimizer._advance(loss)
-            return loss
+            return composed.advance(optimizer, closure, section, Trial(lr))
         except Rejected as rejected:
-            optimizer.passes.give_up()
-            _again(optimizer, closure, section, rejected.lr)
-
-
-def _again(optimizer: "ECD", closure: "Closure", section: interrupt.critical, lr: float) -> None:
-    """Undo the step before, and take it with another lr."""
-    held = optimizer.judged
-    try:
-        loss = optimizer._go_back(closure, section)
-    except ReplayMismatch:
-        raise InvalidSetting(
-            'lr="auto" judges a step by the energy that the next one finds, and the next one has another loss (a '
-            "mini-batch, or dropout).",
-            "train on the full batch, or give lr a number.",
-        ) from None
-    optimizer.asked_lr = lr
-    try:
-        optimizer._advance(loss)  # its gradients are still there
-        optimizer.rejected += 1
-    finally:
-        optimizer.asked_lr = None
-        optimizer.judged = held
+            lr = rejected.lr
+            optimizer.rejected += 1
+    raise InvalidSetting(
+        f'lr="auto": no step at {optimizer.steps} keeps the energy, down to lr={lr:.1g}: the loss is too coarse '
+        "(bfloat16 somewhere?), or not the same at each evaluation.",
+        "raise tolerance, train in float32 or float64, or give lr a number.",
+    )

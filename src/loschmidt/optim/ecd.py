@@ -12,7 +12,6 @@ drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
         scatter   p <- rotations of pairs by angles of size nu sqrt(n)
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +21,7 @@ from ..dynamics import COMPOSITIONS, separable
 from ..errors import NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
 from . import control, energy
-from .control import AUTO
+from .composed import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
 from .settings import Settings, require, require_number
 
@@ -42,8 +41,8 @@ class ECD(Descent):
 
     Args:
         params: parameters, named parameters or param groups, as in torch. They are snapped to the lattice.
-        lr: the step dt itself; or "auto": chosen at each step so that H stays within `tolerance`, on a full batch
-            (see `optim.control`; 8 bytes of journal a step, and `step` needs a closure).
+        lr: the step dt itself; or "auto": chosen at each step so that H, on the step's batch, stays within `tolerance`
+            (see `optim.control`; two gradients a step, 8 bytes of journal for it, and `step` needs a closure).
         eta: how strongly low loss is preferred: the stationary measure of s = 0 is (F - F0)^(-eta n / 2).
         F0: below every loss that can be reached.
         s: regularises the kinetic term; 0 diverges where the momentum vanishes.
@@ -65,7 +64,9 @@ class ECD(Descent):
         seed: key of scattering and of the tape's reserve.
 
     Attributes:
-        energy: H at the start of the last step taken forward, in nats; None before the first.
+        energy: H at the start of the last step taken forward, in nats; None before the first, and after a step that
+            does not begin with a kick (palindromes, mirrored steps): `energy_at` gives it at any time.
+        rejected: with lr="auto", how many tries were given up, since construction.
 
     Raises:
         InvalidSetting: settings out of range, sparse or complex or float16 parameters, unknown options.
@@ -122,8 +123,6 @@ class ECD(Descent):
             "tolerance": tolerance,
             "mirrored": mirrored,
         }
-        self.judged: tuple[int, float] = (-1, math.nan)  # lr="auto": the energy that a step found
-        self.asked_lr: float | None = None
         self.rejected = 0
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
@@ -152,20 +151,20 @@ class ECD(Descent):
         With the batches in reverse order (`Trajectory.time_reversed`) the path is followed back, as exactly as the
         integrator's order and the lattice allow; this is not undoing, which is exact. Called again, it turns back.
         Steps are then taken with a closure. Going back over the turn is exact, as over any step.
-        """
-        for group in self.param_groups:
-            group["mirrored"] = not group["mirrored"]
 
-    def prepare(self, world: World) -> None:
-        """Refuse a loss at or below F0; note the energy, and at the start its shell; choose lr, if it is to be."""
-        super().prepare(world)
-        if world.parts and world.parts[0]["lr"] == AUTO:
-            chosen = control.choose(self, world)
-            world.before, world.carried = {"lr": world.carried.get("lr")}, {**world.carried, "lr": chosen}
+        Raises:
+            InvalidSetting: settings that have no mirror image (rescale, scattering, decoupled decay, lr="auto").
+        """
+        turned = [group | {"mirrored": not group["mirrored"]} for group in self.param_groups]
+        for group in turned:
+            self.check_settings(group)
+        for group, new in zip(self.param_groups, turned, strict=True):
+            group["mirrored"] = new["mirrored"]
 
     def conclude(self, world: World) -> dict[str, float]:
         """The lr that was chosen."""
-        return {"lr": world.carried["lr"]} if world.parts and world.parts[0]["lr"] == AUTO else {}
+        lr = world.carried.get("lr")
+        return {} if lr == self.carried.get("lr") else {"lr": lr}
 
     def evaluates_inside(self, settings: Settings) -> Callable[..., Any] | None:
         """Compositions, and lr="auto"."""
@@ -204,16 +203,8 @@ def _start(part: Part) -> torch.Tensor | None:
     return downhill(part, part["delta_energy"])
 
 
-def _drift_time(part: Part) -> float:
-    return part.world.carried["lr"] if part["lr"] == AUTO else part["lr"]
-
-
-def _kick_time(part: Part) -> float:
-    return ((part.world.before.get("lr") or 0.0) + _drift_time(part)) / 2 if part["lr"] == AUTO else part["lr"]
-
-
 def _kick(part: Part) -> torch.Tensor:
-    return force(part) * separable.kick(_kick_time(part), potential(part.world), part["eta"])
+    return force(part) * separable.kick(part["lr"], potential(part.world), part["eta"])
 
 
 def _drift(part: Part) -> torch.Tensor | None:
@@ -226,7 +217,7 @@ def _drift(part: Part) -> torch.Tensor | None:
             "infinite speed.",
             "set s > 0.",
         )
-    return part.value("p") * separable.drift(_drift_time(part), square, part["s"])
+    return part.value("p") * separable.drift(part["lr"], square, part["s"])
 
 
 KICKS = (

@@ -299,13 +299,7 @@ def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[P
     if beyond < 0 or end != 0:
         seen = f"beyond={beyond} goes past step 0, but the echo ends at step {end}."
         raise InvalidSetting(seen, "undo all steps (steps=None), or give beyond=0.")
-    if not hasattr(traj.optimizer, "reverse_time"):
-        raise InvalidSetting(
-            f"beyond={beyond}: {type(traj.optimizer).__name__} has friction, and no dynamics before its start.",
-            "use an optimizer with a Hamiltonian, like ECD; or beyond=0.",
-        )
-    if any(isinstance(group["lr"], str) for group in traj.optimizer.param_groups):
-        raise InvalidSetting(f"beyond={beyond}: with lr='auto' time cannot be reversed.", "give lr a number.")
+    guard.refuse_no_reversal(traj.optimizer)
     for step in (-1, -beyond):
         try:
             traj.data(step)

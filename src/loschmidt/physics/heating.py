@@ -103,7 +103,7 @@ def _bend(traj: Trajectory, values: Values, a: Kicks, b: Kicks) -> float:
     """Twice the second-order energy of the difference of two kicks; a parameter without a gradient has none."""
     opt = traj.optimizer
     slots = [s for s in opt._slots if s.index in a or s.index in b]
-    world = world_of(opt, slots, values, present(opt), 1, step=traj.step, loss=None, gradients=False)
+    world = world_of(opt, slots, values, present(opt), 1, step=traj.step, loss=traj.loss, gradients=False)
     flat = {s.index: b.get(s.index, 0.0) - a.get(s.index, 0.0) for s in slots}
     return opt.energy_law.bend(world, [torch.cat([flat[s.index] for s in slots_of(p, slots)]) for p in world.parts])
 

@@ -8,7 +8,9 @@ from typing import Any, Self
 from ..errors import InvalidSetting
 from ..live import JSONL
 from ..live import read as read_metrics
+from ..optim.composed import is_composed, kind_of
 from ..optim.energy import HasEnergy
+from ..optim.settings import present
 from ..trajectory import Trajectory
 from .ledger import Side, Taken, account
 from .potentials import Losses, Potentials
@@ -91,6 +93,7 @@ class EnergyMonitor:
                 f"{type(traj.optimizer).__name__} does not state its energy.",
                 "give its class an energy_law (optim.energy.EnergyLaw).",
             )
+        _refuse_composed(traj.optimizer)
         self.every, self.law = every, traj.optimizer.energy_law
         self.potentials = Potentials(traj, full, losses, batches)
         self._trajectory, self._side, self._note = traj, None, None
@@ -123,6 +126,7 @@ class EnergyMonitor:
     def before(self, traj: Trajectory, back: bool) -> None:
         """Look at the near side of a step."""
         step = traj.step - back
+        _refuse_composed(traj.optimizer, "parts" in traj.journal.peek()[1] if back else None)
         self._note = self._taken(traj, step, 0) if back else None
         self._side = self._look(traj, step, None if back else math.nan)  # on the way out the step itself tells the loss
 
@@ -162,6 +166,17 @@ class EnergyMonitor:
             self.lines.append(line)
         if self._log is not None:
             self._log.write(line)
+
+
+def _refuse_composed(opt: Any, composed_step: bool | None = None) -> None:
+    """Raise InvalidSetting for steps of several kicks or drifts: the ledger knows kick, then drift."""
+    settings = present(opt)
+    if is_composed(opt, settings) if composed_step is None else composed_step:
+        kind, plain = kind_of(settings)
+        raise InvalidSetting(
+            f"an energy monitor accounts for steps of one kick and one drift; {kind} has more, or another order.",
+            f"{plain}; or look at opt.energy_at in `on_step`.",
+        )
 
 
 def _cumulated(before: Line | None, line: Line) -> Line:

@@ -16,7 +16,7 @@ from ..errors import NotSmooth
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of_squares
 from ..exact.digest import sum_of
 from ..optim import ReversibleOptimizer, flat
-from ..optim.composed import FLIPPED, parts_of
+from ..optim.composed import FLIPPED, parts_of, scaled
 from .replica import Replica, Slope
 from .state import Layout
 
@@ -165,8 +165,9 @@ class Taken:
         legs, done, composed = [], entry.get("parts"), parts_of(settings)
         for i, (kind, share) in enumerate(composed):
             own = done[i].get("scalars", {}) if done is not None else scalars
-            scaled = settings if share == 1.0 else [s | {"lr": s["lr"] * share} for s in settings]
-            world = flat.world_of(mine, scaled, World([], None, step, opt.seed), counting=0)
+            world = flat.world_of(
+                mine, scaled(settings, share, after.get("lr")), World([], None, step, opt.seed), counting=0
+            )
             ops = opt.kicks() if kind == "kick" else opt.drifts()
             legs.append(Leg(kind, ops, world.parts, own, dict(carried), kind == "kick" or done is None))
             carried |= {k: v for k, v in own.items() if k in opt.carries} if done is not None else {}

@@ -133,11 +133,6 @@ def walk(
             "this run has an after_backward, which changes gradients in a way that is not part of the program.",
             "make a Trajectory without it.",
         )
-    if stop > start and any(isinstance(group["lr"], str) for group in traj.optimizer.param_groups):
-        raise NotSmooth(
-            "with lr='auto' a step may be taken anew once the next one has seen what came of it.",
-            "follow the way back, tangent(stop, start): its steps are those that were kept; or give lr a number.",
-        )
     opt = traj.optimizer
     energy = getattr(opt, "energy", None)
     with traj.branch():

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..errors import InvalidSetting
 from ..exact import random
 from ..optim import ReversibleOptimizer, flat, serial
 from . import guard, surroundings
@@ -20,12 +19,17 @@ def same(step: int) -> int:
     return step
 
 
+def as_set(step: int) -> None:
+    """Which way time runs is as the optimizer's settings say."""
+
+
 class Excursions:
     """What `Trajectory` has for going off its path, and coming back to it."""
 
     model: nn.Module
     optimizer: ReversibleOptimizer
     moment: Callable[[int], int]
+    mirrored: Callable[[int], bool | None]
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -66,17 +70,21 @@ class Excursions:
             InvalidSetting: the optimizer's momenta cannot be flipped (friction is not reversed by that).
             OutOfReach: on a seek past the start, where the batch source has no such step. The steps before it stand.
         """
-        if not hasattr(self.optimizer, "reverse_time"):
-            raise InvalidSetting(
-                f"{type(self.optimizer).__name__} has friction, which runs forward whichever way momenta point.",
-                "use an optimizer with a Hamiltonian, like ECD; or undo steps: seek(step).",
-            )
+        guard.refuse_no_reversal(self.optimizer)
         with self.branch():
-            turn, before = self.step, self.moment
+            turn, before, which = self.step, self.moment, self.mirrored
             self.optimizer.reverse_time()
+            there = self.optimizer.param_groups[0]["mirrored"]
             self.moment = lambda step: before(step) if step < turn else before(2 * turn - 1 - step)
+            self.mirrored = lambda step: which(step) if step < turn else there
             self._loss, self._checked = None, False
             yield self
+
+    def _turn_if_due(self, step: int) -> None:
+        """Coming back to the turn from below, time runs backwards again from there."""
+        wanted = self.mirrored(step)
+        if wanted is not None and wanted != self.optimizer.param_groups[0]["mirrored"]:
+            self.optimizer.reverse_time()
 
     @contextmanager
     def edit(self) -> Iterator[nn.Module]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import EditedOutside, EnvironmentChanged, InvalidSetting, OutOfReach, ReplayMismatch, SourceChanged
 from ..optim import ReversibleOptimizer, flat
+from ..optim.descent import Descent
 from . import environment, record, surroundings
 
 if TYPE_CHECKING:
@@ -130,6 +131,30 @@ def refuse_edits(traj: "Trajectory") -> None:
                 f"{name or 'the model'} was put in {mode} mode since the last step.",
                 "evaluate inside `with trajectory.evaluating():`; change modes inside `with trajectory.edit():`.",
             )
+
+
+def refuse_no_reversal(optimizer: ReversibleOptimizer) -> None:
+    """Raise InvalidSetting if time cannot be reversed for this optimizer."""
+    if hasattr(optimizer, "reverse_time"):
+        return
+    why = (
+        "its program has no mirror image here"
+        if isinstance(optimizer, Descent)
+        else "friction runs forward whichever way momenta point"
+    )
+    raise InvalidSetting(
+        f"{type(optimizer).__name__} has no time reversal: {why}.",
+        "use lo.optim.ECD; or undo steps: seek(step).",
+    )
+
+
+def refuse_reversed(traj: "Trajectory") -> None:
+    """Raise InvalidSetting inside `time_reversed()`."""
+    if traj.mirrored(traj.step) is not None:
+        raise InvalidSetting(
+            "a run is not saved while time runs backwards: a loaded one would not know where it turned.",
+            "save it outside `with trajectory.time_reversed():`.",
+        )
 
 
 def refuse_other_data(traj: "Trajectory") -> None:

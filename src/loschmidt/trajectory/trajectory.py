@@ -13,11 +13,11 @@ from .. import live
 from ..errors import InvalidSetting, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
-from ..optim import ReversibleOptimizer
+from ..optim import ReversibleOptimizer, composed
 from ..optim.settings import put
 from . import environment, guard, record, store, surroundings
 from .evaluate import digest_of, evaluate, preflight
-from .excursions import Excursions, same
+from .excursions import Excursions, as_set, same
 from .folder import Folder
 from .manifest import is_run
 from .seek import seek
@@ -103,6 +103,7 @@ class Trajectory(Excursions):
         self._last_loss: torch.Tensor | None = None
         self._checked, self._shapes, self.watchers = False, None, []
         self.moment: Callable[[int], int] = same  # step -> the step whose batch and lr it has
+        self.mirrored: Callable[[int], bool | None] = as_set  # step -> which way time runs
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
         if tape is not None:
@@ -219,6 +220,7 @@ class Trajectory(Excursions):
             self.base_lr = self.base_lr + [self._base_lr(group) for group in opt.param_groups[len(self.base_lr) :]]
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 put(group, {"lr": base * factor})
+        self._turn_if_due(step)
         loss = opt.step(lambda: self._passes(step))
         self._last_loss = None if loss is None else loss.detach()
         if self.digest_every and self.step % self.digest_every == 0:
@@ -234,9 +236,10 @@ class Trajectory(Excursions):
                 "bring the dataset and the batch source back to what they were.",
             )
         absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
+        at_start = composed.begins_with_kick(self.optimizer._settings)
         loss = self.optimizer.unstep(lambda: self._passes(step, absent))
         self._last_loss = None if loss is None else loss.detach()
-        self._loss = self._point(), None if loss is None else float(self._last_loss)
+        self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None
         return good
 
     def _passes(self, step: int, absent: Sequence[torch.Tensor] = ()) -> torch.Tensor | None:
@@ -298,6 +301,7 @@ class Trajectory(Excursions):
         """
         path = guard.path_of(path)
         guard.refuse_edits(self)
+        guard.refuse_reversed(self)
         store.save(self, path)
 
     @classmethod

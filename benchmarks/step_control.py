@@ -4,8 +4,9 @@
 
 A fixed step counts for a seed if |change of H| stays below the tolerance over the whole run (it is ended where it does
 not); "the fixed step that does the same" is the largest of those tried that does so for all seeds. H is that of
-parameters and momenta as they are stored, at the start of each step. Runs of lr="auto" are also wound back, and
-compared bit for bit. Two processes; finished runs are kept in benchmarks/results/step-control.json and not done again.
+parameters and momenta as they are stored, between steps; so fixed steps are done with the leapfrog, too, whose H is
+known to second order there, as that of lr="auto" is. Runs of lr="auto" are also wound back, and compared bit for bit.
+Two processes; finished runs are kept in benchmarks/results/step-control.json and not done again.
 """
 
 import argparse
@@ -26,32 +27,35 @@ from loschmidt.trajectory import environment
 
 RESULT = Path(__file__).parent / "results/step-control.json"
 TOLERANCE, FRACTION, DECAY = 1e-2, 0.4, 1e-3
-FIXED = (0.03, 0.02, 0.015, 0.01)
+FIXED = tuple(itertools.product((0.03, 0.02, 0.015, 0.01), ("euler", "leapfrog")))
 
 
-def measure(duration: float, job: tuple[float | str, int]) -> dict:
+def measure(duration: float, job: tuple[tuple[float | str, str], int]) -> dict:
     """One run."""
-    lr, seed = job
+    (lr, integrator), seed = job
     torch.set_num_threads(1)
     task = modular_addition(train_fraction=FRACTION, seed=seed, dtype=torch.float64)
-    opt = lo.optim.ECD(task.model.parameters(), lr=lr, weight_decay=DECAY, tolerance=TOLERANCE)
+    opt = lo.optim.ECD(task.model.parameters(), lr=lr, weight_decay=DECAY, tolerance=TOLERANCE, integrator=integrator)
     traj = lo.Trajectory(task.model, opt, task.loss, lo.data.Schedule(task.train))
     start, began, passed, worst = traj.digest(), time.perf_counter(), 0.0, 0.0
+    shell = opt.energy_at(traj.loss)
 
     def look(traj: lo.Trajectory) -> bool:
         nonlocal passed, worst
         passed += opt.carried["lr"] if lr == "auto" else lr
-        worst = max(worst, abs(opt.energy - opt.carried["shell"]))
+        energy = opt.energy_at(traj.loss) if opt.energy is None else opt.energy  # leapfrog: after the step
+        worst = max(worst, abs(energy - shell))
         return passed >= duration or (lr != "auto" and worst >= TOLERANCE)
 
     traj.seek(10_000_000, on_step=look)
     row = {
         "lr": lr,
+        "integrator": "verlet" if lr == "auto" else integrator,
         "seed": seed,
         "time": round(passed, 3),
         "steps": traj.step,
         "rejected": opt.rejected,
-        "gradients": traj.step + 2 * opt.rejected,
+        "gradients": 2 * (traj.step + opt.rejected) if lr == "auto" else traj.step,
         "largest_change_of_H": worst,
         "test_accuracy": task.accuracy(task.model, task.test),
         "seconds": round(time.perf_counter() - began, 1),
@@ -61,17 +65,21 @@ def measure(duration: float, job: tuple[float | str, int]) -> dict:
 
 def summary(rows: list[dict], seeds: int) -> dict:
     """The fixed step that does the same, and the gradients of both."""
-    complete = [lr for lr in FIXED if sum(r["lr"] == lr for r in rows) == seeds]
-    good = [lr for lr in complete if all(r["largest_change_of_H"] < TOLERANCE for r in rows if r["lr"] == lr)]
     auto = [r for r in rows if r["lr"] == "auto"]
     out = {
         "auto_largest_change_of_H": max((r["largest_change_of_H"] for r in auto), default=None),
         "auto_exact": all(r["exact"] for r in auto),
-        "fixed_that_does_the_same": max(good, default=None),
+        "fixed": {},
     }
-    if good and len(auto) == seeds:
-        fixed = {r["seed"]: r["gradients"] for r in rows if r["lr"] == max(good)}
-        out["gradients_auto_over_fixed"] = {r["seed"]: r["gradients"] / fixed[r["seed"]] for r in auto}
+    for integrator in ("euler", "leapfrog"):
+        of = {x: [r for r in rows if (r["lr"], r["integrator"]) == (x, integrator)] for x, _ in FIXED}
+        good = [x for x, r in of.items() if len(r) == seeds and all(y["largest_change_of_H"] < TOLERANCE for y in r)]
+        out["fixed"][integrator] = {"does_the_same": max(good, default=None)}
+        if good and len(auto) == seeds:
+            fixed = {r["seed"]: r["gradients"] for r in of[max(good)]}
+            out["fixed"][integrator]["gradients_auto_over_fixed"] = {
+                r["seed"]: r["gradients"] / fixed[r["seed"]] for r in auto
+            }
     return out
 
 
@@ -84,14 +92,14 @@ def main() -> None:
     settings = {"time": given.time, "seeds": given.seeds, "tolerance": TOLERANCE, "fraction": FRACTION, "decay": DECAY}
     before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     rows = before["rows"] if before.get("settings") == settings else []
-    done = {(r["lr"], r["seed"]) for r in rows}
-    jobs = [j for j in itertools.product(("auto", *FIXED), range(given.seeds)) if j not in done]
+    done = {(r["lr"], r["integrator"].replace("verlet", "euler"), r["seed"]) for r in rows}
+    kinds = [("auto", "euler"), *FIXED[:4]]  # shorter steps, if these fail
+    jobs = [j for j in itertools.product(kinds, range(given.seeds)) if (*j[0], j[1]) not in done]
     with get_context("spawn").Pool(2) as pool:
         for row in track(pool.imap(partial(measure, given.time), jobs), "runs", len(jobs)):
             rows.append(row)
-            print(
-                f"lr {row['lr']}, seed {row['seed']}: {row['gradients']} gradients, H {row['largest_change_of_H']:.4f}"
-            )
+            who, worst = f"lr {row['lr']} {row['integrator']}, seed {row['seed']}", row["largest_change_of_H"]
+            print(f"{who}: {row['gradients']} gradients, H {worst:.4f}")
             record = {"command": f"python benchmarks/step_control.py --time {given.time:g} --seeds {given.seeds}"}
             record |= {"settings": settings, "summary": summary(rows, given.seeds), "rows": rows}
             write_json(RESULT, record | {"environment": environment.record()})

@@ -163,6 +163,15 @@ def test_batch_norm_and_missing_gradients_are_refused():
     assert torch.equal(model[1].running_mean, mean) and opt.digest() == before
 
 
+def test_the_loss_is_that_of_the_state_after_going_back_over_a_step_that_begins_with_a_drift():
+    model = nn.Linear(2, 1).double()
+    x = torch.randn(4, 2, dtype=torch.float64)
+    opt = lo.optim.ECD(model.parameters(), lr=0.1, F0=-1.0, integrator="leapfrog")
+    traj = lo.Trajectory(model, opt, lambda m, b: m(b).square().mean(), lambda step: x)
+    traj.seek(9).seek(5)
+    assert traj.loss == float(traj.loss_fn(model, x).detach())
+
+
 # -- time reversal -----------------------------------------------------------------------------------
 
 
@@ -204,7 +213,16 @@ def test_time_reversed_trajectory_with_batches_and_past_the_start():
         assert all(torch.equal(s.integers("q"), n) for s, n in zip(opt._slots, start, strict=True))
         past = traj.seek(40).digest()
         assert traj.seek(12).seek(40).digest() == past  # reversed steps can be undone, too
+        assert traj.seek(7).seek(40).digest() == past  # the turn among them: below it time runs forward
+        with traj.time_reversed():  # forward again, from step 40
+            assert traj.seek(50).seek(30).seek(50).step == 50
+            with pytest.raises(lo.errors.InvalidSetting, match="time runs backwards"):
+                traj.save("nowhere")
+            traj.seek(68)
+            ends = [s.integers("q").clone() for s in opt._slots]
+        assert traj.seek(12).seek(40).digest() == past
     assert traj.digest() == there
+    assert all(torch.equal(s.integers("q"), n) for s, n in zip(opt._slots, ends, strict=True))
     with traj.edit() as m, torch.no_grad():
         m[0].weight += 1e-6
     with traj.time_reversed():
@@ -224,6 +242,14 @@ def test_a_source_without_negative_steps_and_an_optimizer_with_friction_are_refu
             traj.seek(10)
         assert traj.step == 8
     assert traj.digest() == there
+    bbi = lo.optim.BBI(model.parameters(), lr=0.1)
+    other = lo.Trajectory(model, bbi, lambda m, b: m(b).square().mean(), batches.__getitem__)
+    with pytest.raises(lo.errors.InvalidSetting, match="mirror image"), other.time_reversed():
+        pass
+    decoupled = lo.optim.ECD(model.parameters(), lr=0.1, weight_decay=0.1, decoupled=True)
+    with pytest.raises(lo.errors.InvalidSetting, match="decoupled"):
+        decoupled.reverse_time()
+    assert not decoupled.param_groups[0]["mirrored"]
     sgd = lo.optim.SGD(model.parameters(), lr=0.1)
     other = lo.Trajectory(model, sgd, lambda m, b: m(b).square().mean(), batches.__getitem__)
     with pytest.raises(lo.errors.InvalidSetting, match="friction"), other.time_reversed():

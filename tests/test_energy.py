@@ -436,6 +436,18 @@ def test_what_cannot_work_is_refused(what, tmp_path):
     assert caught.value.remedy or "Remedy" in str(caught.value)
 
 
+@pytest.mark.parametrize("settings", [{"integrator": "leapfrog"}, {"lr": "auto"}])
+def test_steps_of_several_kicks_are_refused(settings):
+    traj = cloud(batch_size=None, **settings)
+    with pytest.raises(lo.errors.InvalidSetting, match=next(iter(settings))):
+        EnergyMonitor(traj)
+    plain = cloud(batch_size=None)
+    with EnergyMonitor(plain, every=1) as monitor, pytest.raises(lo.errors.InvalidSetting, match="reversed"):
+        plain.optimizer.reverse_time()
+        plain.seek(5)
+    assert monitor.lines == [] and plain.step == 0
+
+
 def test_other_refusals():
     with pytest.raises(lo.InvalidSetting, match="Trajectory"):
         EnergyMonitor(3)

@@ -1,5 +1,7 @@
 """lr="auto": the energy keeps within its tolerance, steps taken anew leave no trace, and every bit returns."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,24 @@ def test_what_it_asks_for():
         mixed.step(lambda: (a * b).sum())
     with pytest.raises(lo.errors.InvalidSetting, match="schedule"):
         lo.Trajectory(model, opt, loss, lambda step: 0, lr=lambda step: 1.0)
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.07])
+def test_a_step_past_stability_is_told_with_the_step_that_would_do(lr):
+    with pytest.warns(RuntimeWarning, match="past stability") as seen:
+        run(lr).seek(int(12 / lr))
+    would_do = float(str(seen[0].message).split("Remedy: lr=")[1].split(" ")[0])
+    assert lr / 4 < would_do < lr
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(would_do).seek(int(12 / would_do))
+        traj = noisy(0.05)
+        traj.seek(40)  # energies of mini-batches jump, and that is no error
+        traj = run(0.02)
+        traj.seek(5)
+        with traj.edit() as model, torch.no_grad():
+            model.q.mul_(3.0)
+        traj.seek(9)
 
 
 def noisy(lr="auto", **settings):

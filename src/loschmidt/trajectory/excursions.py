@@ -77,7 +77,7 @@ class Excursions:
             there = self.optimizer.param_groups[0]["mirrored"]
             self.moment = lambda step: before(step) if step < turn else before(2 * turn - 1 - step)
             self.mirrored = lambda step: which(step) if step < turn else there
-            self._loss, self._checked = None, False
+            self._loss, self._energy, self._checked = None, None, False
             yield self
 
     def _turn_if_due(self, step: int) -> None:
@@ -110,7 +110,7 @@ class Excursions:
         if edited or self.buffers.changed(full=True) or surroundings.checksums(self) != self.untracked_bits:
             self.journal.verified_from = self.step
         self._adopt_surroundings()
-        self._loss = None
+        self._loss = self._energy = None
         if self.folder is not None:
             self.folder.moved = True
             self.commit()

@@ -14,6 +14,10 @@ from ..errors import EditedOutside, EnvironmentChanged, InvalidSetting, OutOfRea
 from ..optim import ReversibleOptimizer, flat
 from ..optim.descent import Descent
 from . import environment, record, surroundings
+from .evaluate import digest_of
+
+JUMP = 0.1
+"""Nats: a change of the energy in one step that is past stability."""
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -69,6 +73,29 @@ def path_of(path: Any) -> Path:
     if not isinstance(path, (str, PathLike)):
         raise InvalidSetting(f"path={path!r} is a {type(path).__name__}.", "pass the path of a file or of a folder.")
     return Path(path)
+
+
+def warn_of_energy(traj: "Trajectory") -> None:
+    """Warn once of a step past stability: it changed the energy on one and the same batch.
+
+    Steps are kick, then drift, and their energies those at their starts: the change over a step falls with lr squared.
+    """
+    opt, before = traj.optimizer, traj._energy
+    traj._energy = now = getattr(opt, "energy", None)
+    if before is None or now is None or not abs(now - before) > JUMP or "energy" in opt._warned:
+        return
+    group, step, jump = opt.param_groups[0], traj.step - 2, abs(now - before)
+    kept = group["conserve"] == "none" and not group["decoupled"] and not isinstance(group["lr"], str)
+    batches = [digest_of(traj.data(traj.moment(s))) for s in (step, step + 1)]
+    if not kept or opt.energy_law.unit != "nats" or batches[0] != batches[1]:
+        opt._warned.add("energy")  # energies on two mini-batches differ, and that is no error
+        return
+    opt.warn_once(
+        "energy",
+        f"step {step} changed the energy by {jump:.2g} with lr={group['lr']:.3g}, on one and the same batch: past "
+        f"stability. Remedy: lr={group['lr'] * math.sqrt(0.25 * JUMP / jump):.2g} would have kept it (the change falls "
+        'with lr squared); or lr="auto", which finds the step by itself.',
+    )
 
 
 def factor(lr: Callable[[int], Any], step: int) -> float:

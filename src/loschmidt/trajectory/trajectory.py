@@ -101,6 +101,7 @@ class Trajectory(Excursions):
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
+        self._energy: float | None = None  # at the start of the step before, if that was taken just now
         self._checked, self._shapes, self.watchers = False, None, []
         self.moment: Callable[[int], int] = same  # step -> the step whose batch and lr it has
         self.mirrored: Callable[[int], bool | None] = as_set  # step -> which way time runs
@@ -223,6 +224,7 @@ class Trajectory(Excursions):
         self._turn_if_due(step)
         loss = opt.step(lambda: self._passes(step))
         self._last_loss = None if loss is None else loss.detach()
+        guard.warn_of_energy(self)
         if self.digest_every and self.step % self.digest_every == 0:
             record.write(self, step)
 
@@ -239,6 +241,7 @@ class Trajectory(Excursions):
         at_start = composed.begins_with_kick(self.optimizer._settings)
         loss = self.optimizer.unstep(lambda: self._passes(step, absent))
         self._last_loss = None if loss is None else loss.detach()
+        self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None
         return good
 

@@ -163,6 +163,34 @@ def test_batch_norm_and_missing_gradients_are_refused():
     assert torch.equal(model[1].running_mean, mean) and opt.digest() == before
 
 
+def test_a_step_that_coarsened_momenta_and_then_failed_leaves_resolution_and_tape_as_they_were():
+    q = nn.Parameter(torch.tensor([1.0, 0.5], dtype=torch.float64))
+    opt = lo.optim.ECD([q], lr=0.1, F0=-1e-4, integrator="yoshida", resolution=2.0**-55)
+    calls = []
+
+    def closure():
+        opt.zero_grad()
+        calls.append(0)
+        if len(calls) == fails_at:
+            raise RuntimeError("no more")
+        loss = (q - q.detach()).sum() + (q.detach() - 1).square().sum() * 0  # steep, and as good as zero
+        loss.backward()
+        return loss
+
+    before, bits, fails_at = opt.digest(), opt.tape.bits, 4
+    exponent = opt._slots[0].block.lattices["p"].exponent
+    with pytest.raises(RuntimeError, match="no more"):
+        opt.step(closure)
+    assert opt._slots[0].block.lattices["p"].exponent == exponent
+    assert opt.digest() == before and opt.tape.bits == bits
+    calls.clear()
+    fails_at = -1
+    opt.step(closure)
+    assert opt._slots[0].block.lattices["p"].exponent != exponent and opt.tape.bits > 0
+    opt.unstep(closure)
+    assert opt.digest() == before and opt._slots[0].block.lattices["p"].exponent == exponent
+
+
 def test_the_loss_is_that_of_the_state_after_going_back_over_a_step_that_begins_with_a_drift():
     model = nn.Linear(2, 1).double()
     x = torch.randn(4, 2, dtype=torch.float64)

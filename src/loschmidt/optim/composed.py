@@ -98,7 +98,9 @@ def advance(
         if turns:
             _flip(mine)
         for number, (kind, share) in enumerate(parts_of(settings)):
-            world = _world(optimizer, mine, settings, share, carried, lr, counting=1)
+            flat.locate(mine)
+            part = scaled(settings, share, lr)
+            world = flat.world_of(mine, part, World([], None, optimizer.steps, optimizer.seed, carried=carried), 1)
             if kind == "drift":
                 run(optimizer.drifts(), world, len(optimizer.kicks()))
             else:
@@ -110,8 +112,8 @@ def advance(
                     energy = optimizer.energy
                     if trial is not None and world.parts:
                         lr = trial.begin(world)
-                        for part in world.parts:
-                            part.settings = part.settings | {"lr": lr * share}
+                        for p in world.parts:
+                            p.settings = p.settings | {"lr": lr * share}
                 run(optimizer.kicks(), world)
             carried |= {k: v for k, v in world.scalars.items() if k in optimizer.carries}
             records.append({"check": check, "scalars": world.scalars, "coarsened": [list(c) for c in world.coarsened]})
@@ -137,15 +139,13 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
     entry, active = optimizer.journal.peek()[1], optimizer._active
     step, settings = optimizer.steps - 1, optimizer._settings
     mine, keep, loss = [optimizer._slots[i] for i in active], _keep(optimizer), None
-    carried = dict(optimizer.carried)
+    carried = optimizer.carried
     try:
         for (kind, share), done in reversed(list(zip(parts_of(settings), entry["parts"], strict=True))):
-            for name in done.get("scalars", {}):
-                carried.pop(name, None)
-            world = _world(optimizer, mine, settings, share, carried, optimizer.carried.get("lr"), counting=0)
+            part = scaled(settings, share, carried.get("lr"))
+            world = flat.world_of(mine, part, World([], None, step, optimizer.seed, carried=carried), 0)
             world.scalars = dict(done.get("scalars", {}))
             world.coarsened = [tuple(c) for c in done.get("coarsened", [])]
-            world.step = step
             if kind == "drift":
                 flat.locate(mine)
                 run_back(optimizer.drifts(), world, len(optimizer.kicks()))
@@ -189,21 +189,6 @@ def _keep(optimizer: "ReversibleOptimizer") -> Callable[[], None]:
         optimizer.passes.give_up()
 
     return put_back
-
-
-def _world(
-    optimizer: "ReversibleOptimizer",
-    mine: list[flat.Slot],
-    settings: Settings,
-    share: float,
-    carried: dict[str, float],
-    lr: float | None,
-    counting: int,
-) -> World:
-    if counting:
-        flat.locate(mine)
-    world = World([], None, optimizer.steps, optimizer.seed, carried=carried)
-    return flat.world_of(mine, scaled(settings, share, lr), world, counting)
 
 
 def _gradient(

@@ -35,6 +35,7 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, progress: bool | Display
     """
     began, results, failures, interrupted = time.perf_counter(), {leg.optimizer: {} for leg in plan}, [], False
     jobs: dict[str, tuple[LegPlan, str]] = {}
+    traces: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="loschmidt-echo-") as folder,
         choose(progress, transient=False) as display,
@@ -52,13 +53,14 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, progress: bool | Display
                 leg, job = jobs[outcome.name]
                 if outcome.error:
                     failures.append(f"{leg.optimizer}, {_VERBS[job]}: {outcome.error}")
-                    print(outcome.trace, end="", file=sys.stderr)
+                    traces.append(outcome.trace)
                     continue
                 results[leg.optimizer] |= outcome.value
                 for after in ("back", "perturbed", "floats") if job == "out" else ():
                     submit(leg, after)
         except KeyboardInterrupt:
             interrupted = True
+    print(*traces, sep="", end="", file=sys.stderr)
     legs = [_complete(results[leg.optimizer]) for leg in plan if results[leg.optimizer]]
     return {
         "runs": legs,

@@ -23,7 +23,7 @@ _PATIENCE = 5.0  # seconds that a worker has to end in
 class Tell(Protocol):
     """How a job says how far it is; cheap, call it often."""
 
-    def __call__(self, done: int, total: int | None = None, **facts: float | str) -> None:
+    def __call__(self, done: int, total: int | None = None, /, **facts: float | str) -> None:
         """So many of so many units are done; `facts` are shown beside."""
 
 
@@ -203,7 +203,7 @@ def _serve(pipe: Connection) -> None:
 def _do(function: Callable[..., Any], arguments: tuple[Any, ...], pipe: Connection) -> tuple[Any, str, str]:
     last = 0.0
 
-    def tell(done: int, total: int | None = None, **facts: float | str) -> None:
+    def tell(done: int, total: int | None = None, /, **facts: float | str) -> None:
         nonlocal last
         if time.monotonic() - last > _EVERY:
             last = time.monotonic()

@@ -138,7 +138,8 @@ def _fresh(job: Job) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # to ask is quick, to set imports half of torch
+        torch.use_deterministic_algorithms(False)
     random.seed_all("claim", job.claim, job.part, job.seed)
 
 

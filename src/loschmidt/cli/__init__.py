@@ -9,6 +9,7 @@ from ..trajectory.environment import package_version
 from .bench import bench
 from .claims import claims
 from .echo import echo
+from .report import report
 from .runs import runs
 
 app = App(
@@ -19,6 +20,7 @@ app = App(
 app.command(bench)
 app.command(claims)
 app.command(echo)
+app.command(report)
 app.command(runs)
 
 

@@ -1,0 +1,124 @@
+"""A page in a real browser: Chromium as PySide6 ships it (QtWebEngine), without a screen, in a process of its own.
+
+python tests/reference/browser.py PAGE OUT [WIDTH [SCHEME]]
+
+Loads a file at a width in a colour scheme ("light" or "dark"), waits until its pictures are drawn, and writes to the
+folder OUT `seen.json` (what the console said, what was asked of the network, sizes) and `page.png`, the whole of it.
+With WIDTH 0: `page.pdf`, as printed on A4.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+LOOK = """(() => {
+  const box = (e) => (({ width, height, left, right }) => ({ width, height, left, right }))(e.getBoundingClientRect());
+  return JSON.stringify({
+    drawn: document.documentElement.dataset.drawn ?? null,
+    width: document.documentElement.clientWidth,
+    content: document.documentElement.scrollWidth,
+    height: document.documentElement.scrollHeight,
+    wide: [...document.querySelectorAll("body *")]
+      .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, .unseen, svg"))
+      .map((e) => `${e.tagName} ${e.className}`).slice(0, 5),
+    pictures: [...document.querySelectorAll(".plot")].map((plot) => ({
+      label: plot.getAttribute("aria-label"), svg: [...plot.querySelectorAll("svg.main-svg")].map(box),
+      points: plot.querySelectorAll(".scatterlayer .trace").length,
+      ink: getComputedStyle(plot.querySelector(".xtick text") ?? plot).fill,
+    })),
+    paper: getComputedStyle(document.body).backgroundColor,
+  });
+})()"""
+
+
+def main(page: str, out: str, width: str = "1100", scheme: str = "light", click: str = "") -> None:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    flags = "--no-sandbox --disable-gpu --disable-software-rasterizer --font-render-hinting=none"
+    flags += f" --blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    os.environ.setdefault("QTWEBENGINE_CHROMIUM_FLAGS", flags)
+    from PySide6.QtCore import QMarginsF, QTimer, QUrl
+    from PySide6.QtGui import QImage, QPageLayout, QPageSize, QPainter
+    from PySide6.QtWebEngineCore import (
+        QWebEnginePage,
+        QWebEngineProfile,
+        QWebEngineSettings,
+        QWebEngineUrlRequestInterceptor,
+    )
+    from PySide6.QtWebEngineWidgets import QWebEngineView
+    from PySide6.QtWidgets import QApplication
+
+    seen = {"console": [], "asked": [], "loaded": None}
+
+    class Listener(QWebEngineUrlRequestInterceptor):
+        def interceptRequest(self, info):
+            seen["asked"].append(info.requestUrl().toString()[:200])
+
+    class Page(QWebEnginePage):
+        def javaScriptConsoleMessage(self, level, message, line, source):
+            seen["console"].append(f"{level.name}: {message} (line {line})"[:500])
+
+    app = QApplication(["browser"])
+    profile, listener = QWebEngineProfile(), Listener()
+    profile.setUrlRequestInterceptor(listener)
+    view = QWebEngineView()
+    web = Page(profile, view)
+    view.setPage(web)
+    web.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
+    view.resize(int(width) or 900, 900)
+    view.show()
+    folder = Path(out)
+    image = {}
+
+    def finish():
+        (folder / "seen.json").write_text(json.dumps(seen, indent=1))
+        app.exit(0)
+
+    def look(text):
+        found = json.loads(text)
+        if found["drawn"] is None:
+            return QTimer.singleShot(100, ask)
+        seen.update(found)
+        if int(width) == 0:
+            layout = QPageLayout(
+                QPageSize(QPageSize.PageSizeId.A4), QPageLayout.Orientation.Portrait, QMarginsF(40, 45, 40, 45)
+            )
+            web.pdfPrintingFinished.connect(lambda *_: finish())
+            return web.printToPdf(str(folder / "page.pdf"), layout)
+        image["all"] = QImage(int(width), min(found["height"], 30_000), QImage.Format.Format_RGB32)
+        return shoot(0)
+
+    def shoot(top):
+        if top >= image["all"].height():
+            image["all"].save(str(folder / "page.png"))
+            return finish()
+
+        def grab():
+            def place(at):
+                painter = QPainter(image["all"])
+                painter.drawImage(0, round(at), view.grab().toImage())
+                painter.end()
+                shoot(top + view.height())
+
+            web.runJavaScript("scrollY", place)
+
+        web.runJavaScript(f"scrollTo({{top: {top}, behavior: 'instant'}})", lambda _: QTimer.singleShot(250, grab))
+        return None
+
+    def ask():
+        web.runJavaScript(LOOK, look)
+
+    def loaded(ok):
+        seen["loaded"] = ok
+        if click:
+            web.runJavaScript(click)
+        QTimer.singleShot(100, ask)
+
+    web.loadFinished.connect(loaded)
+    QTimer.singleShot(60_000, lambda: app.exit(3))
+    web.load(QUrl.fromLocalFile(str(Path(page).absolute())))
+    sys.exit(app.exec())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,10 +1,11 @@
 """A page in a real browser: Chromium as PySide6 ships it (QtWebEngine), without a screen, in a process of its own.
 
-python tests/reference/browser.py PAGE OUT [WIDTH [SCHEME]]
+python tests/reference/browser.py PAGE OUT [WIDTH [SCHEME [SCRIPT]]]
 
 Loads a file at a width in a colour scheme ("light" or "dark"), waits until its pictures are drawn, and writes to the
 folder OUT `seen.json` (what the console said, what was asked of the network, sizes) and `page.png`, the whole of it.
-With WIDTH 0: `page.pdf`, as printed on A4.
+With WIDTH 0: `page.pdf`, as printed on A4. With a SCRIPT, which is run when the page is loaded: no picture. What would
+leave the machine is noted and blocked. Exit code 5: there is no browser.
 """
 
 import json
@@ -12,8 +13,9 @@ import os
 import sys
 from pathlib import Path
 
+MISSING = 5  # exit code: there is no browser
 LOOK = """(() => {
-  const box = (e) => (({ width, height, left, right }) => ({ width, height, left, right }))(e.getBoundingClientRect());
+  const box = (e) => e.getBoundingClientRect().toJSON();
   return JSON.stringify({
     drawn: document.documentElement.dataset.drawn ?? null,
     width: document.documentElement.clientWidth,
@@ -27,16 +29,22 @@ LOOK = """(() => {
       points: plot.querySelectorAll(".scatterlayer .trace").length,
       ink: getComputedStyle(plot.querySelector(".xtick text") ?? plot).fill,
     })),
+    tops: Object.fromEntries([...document.querySelectorAll("article")].map((a) => [a.id, box(a).top + scrollY])),
     paper: getComputedStyle(document.body).backgroundColor,
   });
 })()"""
 
 
-def main(page: str, out: str, width: str = "1100", scheme: str = "light", click: str = "") -> None:
+def main(page: str, out: str, width: str = "1100", scheme: str = "light", script: str = "") -> None:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     flags = "--no-sandbox --disable-gpu --disable-software-rasterizer --font-render-hinting=none"
     flags += f" --blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
     os.environ.setdefault("QTWEBENGINE_CHROMIUM_FLAGS", flags)
+    try:
+        import PySide6.QtWebEngineCore  # noqa: F401
+    except ImportError as error:  # not installed, or a library of the system is missing
+        print(error)
+        sys.exit(MISSING)
     from PySide6.QtCore import QMarginsF, QTimer, QUrl
     from PySide6.QtGui import QImage, QPageLayout, QPageSize, QPainter
     from PySide6.QtWebEngineCore import (
@@ -53,6 +61,7 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", click:
     class Listener(QWebEngineUrlRequestInterceptor):
         def interceptRequest(self, info):
             seen["asked"].append(info.requestUrl().toString()[:200])
+            info.block(info.requestUrl().scheme() in ("http", "https", "ws", "wss"))
 
     class Page(QWebEnginePage):
         def javaScriptConsoleMessage(self, level, message, line, source):
@@ -65,7 +74,8 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", click:
     web = Page(profile, view)
     view.setPage(web)
     web.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
-    view.resize(int(width) or 900, 900)
+    web.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)  # to be noticed
+    view.resize(int(width) or 900, 4000)
     view.show()
     folder = Path(out)
     image = {}
@@ -85,6 +95,8 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", click:
             )
             web.pdfPrintingFinished.connect(lambda *_: finish())
             return web.printToPdf(str(folder / "page.pdf"), layout)
+        if script:
+            return finish()
         image["all"] = QImage(int(width), min(found["height"], 30_000), QImage.Format.Format_RGB32)
         return shoot(0)
 
@@ -110,8 +122,8 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", click:
 
     def loaded(ok):
         seen["loaded"] = ok
-        if click:
-            web.runJavaScript(click)
+        if script:
+            web.runJavaScript(script)
         QTimer.singleShot(100, ask)
 
     web.loadFinished.connect(loaded)

@@ -49,8 +49,8 @@ def _band(i: int, s: Series, look: Look, scheme: Scheme) -> dict[str, Any] | Non
     if not x:
         return None
     return {
-        "x": x[:-1],
-        "y": y[:-1],
+        "x": [_short(v) for v in x[:-1]],
+        "y": [_short(v) for v in y[:-1]],
         "mode": "lines",
         "fill": "toself",
         "fillcolor": rgba(look.rgb(scheme), 0.16),
@@ -75,7 +75,7 @@ def _line(i: int, s: Series, look: Look, scheme: Scheme, placed: bool) -> dict[s
     color = rgba(look.rgb(scheme))
     number = "%{y:.4~g}"
     trace: dict[str, Any] = {
-        "x": list(s.x),
+        "x": [_short(v) for v in s.x],
         "y": [_short(v) for v in s.y],
         "name": _label(s.name),
         "mode": s.mode,
@@ -109,7 +109,8 @@ def _bars(s: Series, color: str) -> dict[str, Any]:
 
 
 def _short(v: float | None) -> float | None:
-    return None if v is None else float(f"{v:.6g}")
+    """Six digits are enough for a page; whole numbers stay as they are."""
+    return v if v is None or isinstance(v, int) else float(f"{v:.6g}")
 
 
 def _layout(ready: Drawn, scheme: Scheme) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _entry(
     pictures = _pictures(r, claim, troubles)
     return {name: getattr(r, name) for name in (*WORDS, "sub_verdicts", "scale", "left_out", "missing", "command")} | {
         "run": True,
+        "incomplete": not r.complete,
         "verdict": r.verdict or NO_VERDICT,
         "notes": _notes(r),
         "n": len(r.seeds),
@@ -118,6 +119,7 @@ def _notes(r: ClaimRecord) -> list[str]:
     """What a reader of the verdict must know."""
     notes = ["The smoke scale only tests the code: its verdict says nothing of the claim."] * (r.scale == "smoke")
     notes += [words.opening(r.note)] * bool(r.note)
+    notes += [f"Incomplete: {len(r.missing)} jobs have no result; they are listed below."] * bool(r.missing)
     return notes + [
         f"The threshold “{name}” was {words.number(then)} when jobs ran, and {words.number(now)} for the verdict."
         for name, (then, now) in r.thresholds_changed.items()

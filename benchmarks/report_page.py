@@ -38,7 +38,7 @@ def main(records: str = "results", out: str = "docs/report.png") -> None:
     whole = whole.resize((1600, round(1600 * HEIGHT / (2 * WIDTH))), Image.Resampling.LANCZOS)
     place = ROOT / out
     for colours in (256, 128, 64, 32, 16):
-        whole.quantize(colours, dither=Image.Dither.NONE).save(place, optimize=True)
+        whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(place, optimize=True)
         if place.stat().st_size < MOST_BYTES:
             break
     print(f"{place}: {place.stat().st_size:,} bytes, {colours} colours")

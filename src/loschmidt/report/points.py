@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from ..claims.record import Picture, Series
 
-MOST_POINTS = 3_000  # of all lines of a picture together; 50 to 100 kB of a page
+MOST_POINTS = 4_000  # of all lines of a picture together; 50 to 100 kB of a page
 LEAST_POINTS = 60  # of a line, however many there are
 
 

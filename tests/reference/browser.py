@@ -30,6 +30,7 @@ LOOK = """(() => {
       ink: getComputedStyle(plot.querySelector(".xtick text") ?? plot).fill,
     })),
     tops: Object.fromEntries([...document.querySelectorAll("article")].map((a) => [a.id, box(a).top + scrollY])),
+    folded: document.querySelectorAll(".more details:not([open])").length,
     paper: getComputedStyle(document.body).backgroundColor,
   });
 })()"""

@@ -22,8 +22,26 @@
     Object.assign(figure.layout.hoverlabel, { bgcolor: colour("--card"), bordercolor: colour("--line") });
     figure.layout.hoverlabel.font.color = colour("--ink");
     figure.layout.dragmode = mouse ? "zoom" : false;
+    if (!printing && figure.layout.xaxis.ticktext && plot.clientWidth < 480) turn(figure, plot);
+    else plot.style.height = "";
     if (printing) Object.assign(figure.layout, { width: 640, height: 290, autosize: false });
     return figure;
+  }
+
+  /* Names of places need room: on a narrow screen they stand below each other, at the left. */
+  function turn(figure, plot) {
+    const { data, layout } = figure;
+    for (const trace of data) {
+      [trace.x, trace.y] = [trace.y, trace.x];
+      [trace.error_x, trace.error_y] = [trace.error_y, undefined];
+      trace.marker.symbol = trace.marker.symbol?.replace("line-ew", "line-ns");
+      trace.hovertemplate = trace.hovertemplate?.replace("%{y", "%{x");
+    }
+    [layout.xaxis, layout.yaxis] = [layout.yaxis, layout.xaxis];
+    layout.xaxis.nticks = 5;
+    layout.yaxis.range?.reverse();
+    for (const s of layout.shapes ?? []) Object.assign(s, { yref: "paper", xref: "x", x0: s.y0, x1: s.y1, y0: 0, y1: 1 });
+    plot.style.height = `${60 + 46 * layout.yaxis.ticktext.length}px`;
   }
 
   function draw(plot) {

@@ -147,6 +147,9 @@ def _pictures(r: ClaimRecord, claim: Claim | None, troubles: list[str]) -> Seque
 
 def _picture(id: str, picture: Picture, markup: Callable[[str], str]) -> dict[str, Any]:
     ready = drawn(picture)
+    drawing = json.loads(figure(picture).to_json(validate=False))
+    del drawing["layout"]["title"]  # the page has it as text, which wraps
+    drawing["layout"]["margin"]["t"] = 8
     notes = []
     if ready.left_out:
         notes.append(f"{ready.left_out:,} points that are not positive have no place on a logarithmic axis.")
@@ -160,12 +163,12 @@ def _picture(id: str, picture: Picture, markup: Callable[[str], str]) -> dict[st
         "y": picture.y,
         "notes": notes,
         "alternative": words.alternative(picture),
-        "legend": _keys(picture, bool(ready.categories)),
+        "legend": _keys(ready.picture, bool(ready.categories)),
         "marks": [
             {"words": text, "dashes": _DASHES[mark_dash(k)], "rgb": PALETTES["light"]["quiet"][0]}
             for k, text in enumerate(picture.marks)
         ],
-        "figure": markup(_json(json.loads(figure(picture).to_json(validate=False)))),
+        "figure": markup(_json(drawing)),
     }
 
 

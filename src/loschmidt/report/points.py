@@ -42,6 +42,7 @@ def drawn(picture: Picture, most: int = MOST_POINTS) -> Drawn:
     if "y" in picture.log:
         floor = min(_positive(series, picture), default=1.0)
         series = [_above(s, floor) for s in series]
+    series = [_visible(s) for s in series]
     after = _shown(series)
     room = max(LEAST_POINTS, most // max(1, len(series)))
     series = [_thin(s, room) for s in series]
@@ -93,6 +94,13 @@ def _above(s: Series, floor: float) -> Series:
     low = None if s.low is None else [None if v is None else max(v, floor) for v in s.low]
     high = None if s.high is None else [None if v is None or v <= 0 else v for v in s.high]
     return replace(s, y=y, low=low, high=high)
+
+
+def _visible(s: Series) -> Series:
+    """With markers, if there is a point between gaps, of which a line shows nothing."""
+    around = [None, *s.y, None]
+    alone = any(b is not None and a is None and c is None for a, b, c in zip(around, s.y, around[2:], strict=False))
+    return replace(s, mode="lines+markers") if s.mode == "lines" and alone else s
 
 
 def _select(s: Series, kept: Sequence[int]) -> Series:

@@ -39,7 +39,7 @@ def read(folder: Path) -> Found:
         try:
             there |= {(record.id, record.scale): record for record in read_file(path)}
         except DamagedFile as error:
-            troubles.append(f"{path.name} was set aside: {error.seen.replace(str(path), path.name)}")
+            troubles.append(f"{error.seen.replace(str(path), path.name).rstrip('.')}; it was set aside.")
     shown = {id: record for id in sorted({id for id, _ in there}) if (record := latest(there, id))}
     others = {id: [r for (claim, _), r in there.items() if claim == id and r is not shown[id]] for id in shown}
     return Found(shown, others, troubles)

@@ -47,7 +47,7 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", script
         print(error)
         sys.exit(MISSING)
     from PySide6.QtCore import QMarginsF, QTimer, QUrl
-    from PySide6.QtGui import QImage, QPageLayout, QPageSize, QPainter
+    from PySide6.QtGui import QPageLayout, QPageSize
     from PySide6.QtWebEngineCore import (
         QWebEnginePage,
         QWebEngineProfile,
@@ -76,10 +76,9 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", script
     view.setPage(web)
     web.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
     web.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)  # to be noticed
-    view.resize(int(width) or 900, 4000)
+    view.resize(int(width) or 900, 900)
     view.show()
     folder = Path(out)
-    image = {}
 
     def finish():
         (folder / "seen.json").write_text(json.dumps(seen, indent=1))
@@ -98,25 +97,20 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", script
             return web.printToPdf(str(folder / "page.pdf"), layout)
         if script:
             return finish()
-        image["all"] = QImage(int(width), min(found["height"], 30_000), QImage.Format.Format_RGB32)
-        return shoot(0)
+        view.resize(int(width), min(found["height"], 30_000))  # all of it at once
+        return QTimer.singleShot(100, shoot)
 
-    def shoot(top):
-        if top >= image["all"].height():
-            image["all"].save(str(folder / "page.png"))
-            return finish()
+    def shoot():
+        """When the page has been painted at that size: two frames, and some time for them to arrive."""
+        web.runJavaScript("requestAnimationFrame(() => requestAnimationFrame(() => { document.title = 'painted' }))")
+        if web.title() != "painted":
+            return QTimer.singleShot(100, shoot)
 
-        def grab():
-            def place(at):
-                painter = QPainter(image["all"])
-                painter.drawImage(0, round(at), view.grab().toImage())
-                painter.end()
-                shoot(top + view.height())
+        def keep():
+            view.grab().save(str(folder / "page.png"))
+            finish()
 
-            web.runJavaScript("scrollY", place)
-
-        web.runJavaScript(f"scrollTo({{top: {top}, behavior: 'instant'}})", lambda _: QTimer.singleShot(250, grab))
-        return None
+        return QTimer.singleShot(500, keep)
 
     def ask():
         web.runJavaScript(LOOK, look)

@@ -30,6 +30,7 @@ def figure(picture: Picture, scheme: Scheme = "light") -> Any:
     order = sorted(range(len(series)), key=lambda i: ("seed", "theory", "control", "evidence").index(series[i].role))
     traces = [band for i in order if (band := _band(i, series[i], seen[i], scheme))]
     traces += [_line(i, series[i], seen[i], scheme, bool(ready.categories)) for i in order]
+    traces += _room(ready.picture)
     return go.Figure([go.Scatter(**t) for t in traces], _layout(ready, scheme))
 
 
@@ -81,7 +82,7 @@ def _line(i: int, s: Series, look: Look, scheme: Scheme, placed: bool) -> dict[s
         "mode": s.mode,
         "opacity": look.opacity,
         "line": {"color": color, "width": look.width, "dash": look.dash},
-        "marker": _marker(look, color, placed and s.role == "theory", s.mode),
+        "marker": _marker(look, color, placed and s.role == "theory" and s.mode == "markers", s.mode),
         "connectgaps": False,
         "showlegend": False,
         "meta": {"series": i, "part": "line"},
@@ -177,6 +178,16 @@ def _marks(picture: Picture, scheme: Scheme) -> dict[str, Any]:
     lines = [(v, mark_dash(i)) for i, v in enumerate(picture.marks.values()) if v > 0 or not log]
     shapes = [across | {"y0": v, "y1": v, "line": {"color": quiet, "width": 1.4, "dash": dash}} for v, dash in lines]
     return {"shapes": shapes}
+
+
+def _room(picture: Picture) -> list[dict[str, Any]]:
+    """Invisible points on the marks, so that the axis leaves room about them."""
+    x = next((x for s in picture.series for x in s.x), None)
+    y = [v for v in picture.marks.values() if v > 0 or "y" not in picture.log]
+    if not y or x is None:
+        return []
+    unseen = {"mode": "markers", "opacity": 0, "hoverinfo": "skip", "showlegend": False, "marker": {"size": 12}}
+    return [unseen | {"x": [x] * len(y), "y": y, "meta": {"series": -1, "part": "room"}}]
 
 
 def _label(text: str) -> str:

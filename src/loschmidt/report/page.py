@@ -16,7 +16,7 @@ from .interactive import figure, recolour
 from .points import drawn
 from .records import Found
 from .source import Sentence
-from .style import PALETTES, Look, looks, mark_dash
+from .style import PALETTES, Look, looks, mark_dash, owner_of
 
 NOT_RUN, NO_VERDICT = "not run", "no verdict"
 _DASHES = {"dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3", "solid": ""}
@@ -57,7 +57,12 @@ def page(found: Found, claims: Mapping[int, Claim], sentences: Sequence[Sentence
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
     )
-    environment.filters |= {"number": words.number, "interval": words.interval, "slug": lambda s: s.replace(" ", "-")}
+    environment.filters |= {
+        "number": _whole(words.number),
+        "interval": _whole(words.interval),
+        "digits": words.digits,
+        "slug": lambda s: s.replace(" ", "-"),
+    }
     environment.filters["opening"] = words.opening
     verdicts = [entry["verdict"] for entry in entries]
     text = environment.get_template("page.html.j2").render(
@@ -73,6 +78,11 @@ def page(found: Found, claims: Mapping[int, Claim], sentences: Sequence[Sentence
         dark=Markup(_json(recolour("dark"))),
     )
     return text, troubles
+
+
+def _whole(words: Callable[..., str]) -> Callable[..., str]:
+    """A number is not broken over two lines; an interval is, between its ends."""
+    return lambda *arguments: words(*arguments).replace(" ", "\u00a0").replace(",\u00a0", ", ")
 
 
 def _asset(name: str) -> str:
@@ -173,22 +183,25 @@ def _picture(id: str, picture: Picture, markup: Callable[[str], str]) -> dict[st
 
 
 def _keys(picture: Picture, placed: bool) -> list[dict[str, Any]]:
-    """The legend; seeds that look alike share an entry."""
-    keys: list[dict[str, Any]] = []
-    seeds: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for i, (s, look) in enumerate(zip(picture.series, looks(picture), strict=True)):
-        if s.role == "seed" and look.rgb() in seeds:
-            seeds[look.rgb()]["series"].append(i)
-            continue
-        key = _key(i, look, s.mode, placed and s.role == "theory")
-        key |= {"name": s.name, "role": s.role if s.role in ("control", "theory") else ""}
-        key |= {"band": s.low is not None and s.high is not None and s.mode != "markers"}
-        keys.append(key)
-        if s.role == "seed":
-            seeds[look.rgb()] = key
-    for key in seeds.values():
-        key |= {"name": "each seed" if len(key["series"]) > 1 else key["name"]}
-    return keys
+    """The legend. A key shows and hides the seeds that belong to its series, too; all seeds share one more key."""
+    seen = looks(picture)
+    keys = {
+        i: _key(i, seen[i], s.mode, placed and s.role == "theory" and s.mode == "markers")
+        | {"name": s.name, "role": s.role if s.role in ("control", "theory") else ""}
+        | {"band": s.low is not None and s.high is not None and s.mode != "markers"}
+        for i, s in enumerate(picture.series)
+        if s.role != "seed"
+    }
+    seeds = [i for i, s in enumerate(picture.series) if s.role == "seed"]
+    for i in seeds:
+        if (owner := owner_of(picture.series[i], picture.series)) is not None:
+            keys[owner]["series"].append(i)
+    if not seeds:
+        return list(keys.values())
+    key = _key(seeds[0], seen[seeds[0]], "lines", False) | {"series": seeds, "role": "", "band": False, "opacity": 0.6}
+    colours = {seen[i].rgb() for i in seeds}
+    key |= {"name": "each seed"} | ({"rgb": PALETTES["light"]["quiet"][0]} if len(colours) > 1 else {})
+    return [*keys.values(), key]
 
 
 def _key(i: int, look: Look, mode: str, dash: bool) -> dict[str, Any]:

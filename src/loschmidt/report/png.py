@@ -53,7 +53,7 @@ def _series(ax: Any, ready: Drawn, seen: list[Look], scheme: Scheme) -> None:
         style |= {"ls": _DASHES[look.dash] if "lines" in s.mode else ""}
         if "markers" in s.mode:
             style |= {"marker": _MARKERS[look.symbol], "mfc": "none" if look.hollow else color}
-        if ready.categories and s.role == "theory":
+        if ready.categories and s.role == "theory" and s.mode == "markers":
             style |= {"marker": "_", "ms": 22, "mew": 2, "ls": ""}
         ax.plot(s.x, y, label=None if name in labelled else name, **style)
         labelled.add(name)

@@ -86,9 +86,18 @@ def _look(role: str, k: int) -> Look:
     return Look(role, k % shades, dash, symbol, role == "control", 2.4 if role == "evidence" else 2.0, 1.0)
 
 
+def owner_of(seed: Series, all_series: Sequence[Series]) -> int | None:
+    """The evidence or control that a seed belongs to: that whose name its own begins with, the longest such name."""
+    owners = [
+        i
+        for i, s in enumerate(all_series)
+        if s.role in ("evidence", "control") and s.name and seed.name.startswith(s.name)
+    ]
+    return max(owners, key=lambda i: len(all_series[i].name), default=None)
+
+
 def _seed(series: Series, all_series: Sequence[Series], found: dict[int, Look]) -> Look:
-    owners = [i for i in found if all_series[i].role != "theory" and series.name.startswith(all_series[i].name)]
-    owner = max(owners, key=lambda i: len(all_series[i].name), default=None)
+    owner = owner_of(series, all_series)
     family, shade = (found[owner].family, found[owner].shade) if owner is not None else ("evidence", 0)
     return Look(family, shade, "solid", "circle", False, 1.0, 0.38)
 

@@ -14,7 +14,7 @@ _DOI = re.compile(r"(?:doi:\s*|https?://doi\.org/)?(10\.\d{4,9}/\S+)", re.I)
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number for a table: four significant digits, powers of ten where they are shorter; "-" for none."""
+    """A number for a table: so many significant digits, powers of ten where they are shorter; "-" for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -33,9 +33,14 @@ def number(value: Any, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
+def digits(pair: Sequence[float] | None) -> int:
+    """How many digits a number with this interval is given: four, or up to six where they tell the ends apart."""
+    return next((k for k in (4, 5, 6) if pair and number(pair[0], k) != number(pair[1], k)), 4)
+
+
 def interval(pair: Sequence[float] | None) -> str:
     """[low, high], or "-"."""
-    return "–" if not pair else f"[{number(pair[0])}, {number(pair[1])}]"
+    return "–" if not pair else f"[{number(pair[0], digits(pair))}, {number(pair[1], digits(pair))}]"
 
 
 def opening(text: str) -> str:

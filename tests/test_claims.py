@@ -12,7 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from loschmidt.claims import code, jobs, plan_run, records, registry, run_claims, statistics, table, try_claim
 from loschmidt.cli import main
@@ -160,6 +162,23 @@ def test_a_run_of_all_takes_those_that_have_the_scale(tmp_path):
 def test_other_settings_are_other_jobs(out, monkeypatch):
     monkeypatch.setitem(c01_coins.SETTINGS, "smoke", {"tosses": 201})
     assert len(plan(out).todo) == 6
+
+
+def test_other_sources_are_other_jobs(out, monkeypatch):
+    monkeypatch.setattr(code, "version", lambda function, module: "0.2.0+beef")
+    planned = plan(out)
+    assert len(planned.todo) == len(planned.aside[1]) == 6
+
+
+def test_a_job_starts_with_numbers_of_its_own():
+    def draw(settings, seed, say):
+        return {"x": torch.rand(()).item(), "y": float(np.random.rand())}
+
+    claim = replace(CLAIM, parts=[replace(CLAIM.parts[0], run=draw)], judge=lambda *_: 1 / 0)
+    before = torch.get_rng_state()
+    first, second = (try_claim(claim).evidence["fair coin"] for _ in range(2))
+    assert [(e["x"], e["y"]) for e in first] == [(e["x"], e["y"]) for e in second] and first[0]["x"] != first[1]["x"]
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_changed_thresholds_need_no_run_but_are_told(out, monkeypatch):
@@ -382,8 +401,6 @@ def test_the_bootstrap_is_seeded_and_near_the_normal_interval():
     values = [((i * 7919) % 1009) / 1009 for i in range(400)]
     mean = sum(values) / 400
     half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / 400 / 400)
-    import numpy as np
-
     found = statistics.bootstrap(values, np.mean)
     assert near(found.interval, mean - half, mean + half, 0.15 * half)
     assert found == statistics.bootstrap(values, np.mean) and found != statistics.bootstrap(values, np.mean, seed=1)

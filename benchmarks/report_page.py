@@ -1,4 +1,4 @@
-"""Make the picture of docs/report.md: the report of results/, as Chromium shows it, on paper and in the dark.
+"""Put a picture into docs/report.md: the report of results/ as Chromium shows it, in the light and in the dark.
 
 pip install 'loschmidt[lab,browser]' && python benchmarks/report_page.py
 """
@@ -14,6 +14,7 @@ from PIL import Image
 from loschmidt.report import make
 
 ROOT = Path(__file__).parent.parent
+START, END = "<!-- picture -->", "<!-- /picture -->"
 WIDTH, HEIGHT, MOST_BYTES = 1060, 1400, 200_000
 
 
@@ -38,9 +39,14 @@ def main(records: str = "results", out: str = "docs/report.png") -> None:
     whole = whole.resize((1600, round(1600 * HEIGHT / (2 * WIDTH))), Image.Resampling.LANCZOS)
     place = ROOT / out
     for colours in (256, 128, 64, 32, 16):
-        whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(place, optimize=True)
+        whole.quantize(colours, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE).save(place, optimize=True)
         if place.stat().st_size < MOST_BYTES:
             break
+    if place.parent == ROOT / "docs":
+        text = (ROOT / "docs/report.md").read_text()
+        before, rest = text.split(START)
+        picture = f"![The table of verdicts, and the first claim with its picture and its numbers]({place.name})"
+        (ROOT / "docs/report.md").write_text(f"{before}{START}\n\n{picture}\n\n{END}{rest.split(END)[1]}")
     print(f"{place}: {place.stat().st_size:,} bytes, {colours} colours")
 
 

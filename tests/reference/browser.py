@@ -35,6 +35,9 @@ LOOK = """(() => {
   });
 })()"""
 
+SPOT = """document.body.insertAdjacentHTML("beforeend", "<i id='spot' style='position: absolute; left: 0; width: 4px;" +
+  `height: 4px; background: #f0f; top: ${document.documentElement.scrollHeight - 4}px'></i>`)"""
+
 
 def main(page: str, out: str, width: str = "1100", scheme: str = "light", script: str = "") -> None:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -98,19 +101,19 @@ def main(page: str, out: str, width: str = "1100", scheme: str = "light", script
         if script:
             return finish()
         view.resize(int(width), min(found["height"], 30_000))  # all of it at once
-        return QTimer.singleShot(100, shoot)
+        web.runJavaScript(SPOT)
+        return QTimer.singleShot(100, lambda: shoot(True))
 
-    def shoot():
-        """When the page has been painted at that size: two frames, and some time for them to arrive."""
-        web.runJavaScript("requestAnimationFrame(() => requestAnimationFrame(() => { document.title = 'painted' }))")
-        if web.title() != "painted":
-            return QTimer.singleShot(100, shoot)
-
-        def keep():
-            view.grab().save(str(folder / "page.png"))
-            finish()
-
-        return QTimer.singleShot(500, keep)
+    def shoot(waiting):
+        """When a spot at the very bottom was seen, all is painted; when it is gone again, the picture is taken."""
+        image = view.grab().toImage()
+        spotted = image.pixelColor(1, image.height() - 2).name() == "#ff00ff"
+        if spotted and waiting:
+            web.runJavaScript("document.getElementById('spot').remove()")
+        if spotted or waiting:
+            return QTimer.singleShot(100, lambda: shoot(waiting and not spotted))
+        image.save(str(folder / "page.png"))
+        return finish()
 
     def ask():
         web.runJavaScript(LOOK, look)

@@ -181,13 +181,13 @@ def _marks(picture: Picture, scheme: Scheme) -> dict[str, Any]:
 
 
 def _room(picture: Picture) -> list[dict[str, Any]]:
-    """Invisible points on the marks, so that the axis leaves room about them."""
-    x = next((x for s in picture.series for x in s.x), None)
+    """Invisible points on the marks, so that the vertical axis leaves room about them."""
+    x = max((s.x for s in picture.series), key=len, default=[])
     y = [v for v in picture.marks.values() if v > 0 or "y" not in picture.log]
-    if not y or x is None:
+    if not y or not x:
         return []
     unseen = {"mode": "markers", "opacity": 0, "hoverinfo": "skip", "showlegend": False, "marker": {"size": 12}}
-    return [unseen | {"x": [x] * len(y), "y": y, "meta": {"series": -1, "part": "room"}}]
+    return [unseen | {"x": [sorted(x)[len(x) // 2]] * len(y), "y": y, "meta": {"series": -1, "part": "room"}}]
 
 
 def _label(text: str) -> str:

@@ -8,6 +8,7 @@ from ..claims.record import Picture
 from ..files import written_atomically
 from .points import Drawn, drawn
 from .style import PALETTES, Look, Scheme, looks, mark_dash
+from .words import number
 
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "star": "*"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
@@ -80,6 +81,11 @@ def _axes(ax: Any, ready: Drawn, ink: Any, quiet: Any, grid: Any) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.spines["bottom"].set_color(quiet)
     ax.tick_params(colors=quiet, which="both")
+    ax.tick_params(axis="y", which="both", length=0)
+    ax.tick_params(axis="x", which="minor", length=0)
+    for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        if name not in picture.log and not (name == "x" and ready.categories):
+            axis.set_major_formatter(lambda v, _: number(v))
     ax.grid(axis="y", color=grid, lw=0.8)
     ax.set_axisbelow(True)
 

@@ -175,10 +175,12 @@ def test_a_job_starts_with_numbers_of_its_own():
         return {"x": torch.rand(()).item(), "y": float(np.random.rand())}
 
     claim = replace(CLAIM, parts=[replace(CLAIM.parts[0], run=draw)], judge=lambda *_: 1 / 0)
+    first = try_claim(claim).evidence["fair coin"]
+    torch.rand(3), np.random.rand(3)
     before = torch.get_rng_state()
-    first, second = (try_claim(claim).evidence["fair coin"] for _ in range(2))
-    assert [(e["x"], e["y"]) for e in first] == [(e["x"], e["y"]) for e in second] and first[0]["x"] != first[1]["x"]
+    second = try_claim(claim).evidence["fair coin"]
     assert torch.equal(before, torch.get_rng_state())
+    assert [(e["x"], e["y"]) for e in first] == [(e["x"], e["y"]) for e in second] and first[0]["x"] != first[1]["x"]
 
 
 def test_changed_thresholds_need_no_run_but_are_told(out, monkeypatch):

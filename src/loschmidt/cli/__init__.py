@@ -7,7 +7,9 @@ from cyclopts import App
 from .. import errors
 from ..trajectory.environment import package_version
 from .bench import bench
+from .claims import claims
 from .echo import echo
+from .report import report
 from .runs import runs
 
 app = App(
@@ -16,7 +18,9 @@ app = App(
     version=package_version,
 )
 app.command(bench)
+app.command(claims)
 app.command(echo)
+app.command(report)
 app.command(runs)
 
 

@@ -116,7 +116,7 @@ def test_interrupt_keeps_and_judges_what_was_finished(tmp_path):
         text=True,
         env={**os.environ, "TOYS": str(orders), "PYTHONPATH": path},
     ) as process:
-        while len(list(out.rglob("*-seed-*.json"))) < 3 or not (orders / "waiting-1").exists():
+        while len(list(out.rglob("[!.]*-seed-*.json"))) < 3 or not (orders / "waiting-1").exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

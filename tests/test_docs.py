@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from loschmidt.bench.table import markdown as bench_table
@@ -23,8 +24,9 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 def test_examples_of_a_page_run_in_order(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a page writes
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        exec(compile(block, str(page), "exec"), names)
+    with matplotlib.rc_context():
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            exec(compile(block, str(page), "exec"), names)
     saved = {f"{page.stem}/{picture.name}" for picture in tmp_path.glob("pictures/*.png")}
     shown = {link for link in LINK.findall(page.read_text()) if link.startswith(f"{page.stem}/")}
     assert saved == shown  # a page that makes pictures shows these

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from loschmidt.bench.table import markdown as bench_table
@@ -17,13 +18,24 @@ from loschmidt.trajectory import trajectory
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_examples_of_a_page_run_in_order(page, capsys):
+def test_examples_of_a_page_run_in_order(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what a page writes
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        exec(compile(block, str(page), "exec"), names)
+    with matplotlib.rc_context():
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            exec(compile(block, str(page), "exec"), names)
+    saved = {f"{page.stem}/{picture.name}" for picture in tmp_path.glob("pictures/*.png")}
+    shown = {link for link in LINK.findall(page.read_text()) if link.startswith(f"{page.stem}/")}
+    assert saved == shown  # a page that makes pictures shows these
+
+
+def test_pictures_of_the_tutorial_are_small():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs/tutorial").glob("*.png")}
+    assert len(sizes) == 4 and all(size < 120_000 for size in sizes.values()), sizes
 
 
 @pytest.mark.parametrize("module", [trajectory, sys.modules[replay.__module__]], ids=lambda m: m.__name__)
@@ -35,7 +47,7 @@ def test_docstring_examples(module):
 
 def test_links_lead_somewhere():
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        for link in LINK.findall(page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 

@@ -71,10 +71,10 @@ class Descent(ReversibleOptimizer):
             )
 
     def energy_at(self, loss: float) -> float:
-        """The energy at the present state, given the loss there. Before the first step: with the momentum to come."""
+        """The energy at the present state, given the loss there. At rest before the first step: with the start to come."""
         active = [s for s in self._slots if s.parameter.requires_grad]
         world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
-        return self.energy_of(world, "shell" not in self.carried)
+        return self.energy_of(world, "shell" not in self.carried and world.square("p") == 0)
 
     @property
     def skipped_rescales(self) -> int:

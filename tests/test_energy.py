@@ -448,6 +448,19 @@ def test_steps_of_several_kicks_are_refused(settings):
     assert monitor.lines == [] and plain.step == 0
 
 
+def test_the_energy_at_a_start_that_was_come_back_to_with_a_momentum_counts_it():
+    traj = cloud(batch_size=None, lr=0.01)
+    opt = traj.optimizer
+    at_rest = opt.energy_at(traj.loss)
+    traj.seek(300)
+    assert opt.energy_at(traj.loss) == pytest.approx(at_rest, abs=5e-3)
+    with traj.edit() as model, torch.no_grad():
+        model.q.add_(2.0)
+    turned = opt.energy_at(traj.loss)
+    traj.seek(0)
+    assert opt.energy_at(traj.loss) == pytest.approx(turned, abs=5e-3) and abs(turned - at_rest) > 0.2
+
+
 def test_other_refusals():
     with pytest.raises(lo.InvalidSetting, match="Trajectory"):
         EnergyMonitor(3)

@@ -71,7 +71,7 @@ class Descent(ReversibleOptimizer):
             )
 
     def energy_at(self, loss: float) -> float:
-        """The energy at the present state, given the loss there. At rest before the first step: with the start to come."""
+        """The energy here, given the loss here. At rest before the first step: with the momentum to come."""
         active = [s for s in self._slots if s.parameter.requires_grad]
         world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
         return self.energy_of(world, "shell" not in self.carried and world.square("p") == 0)

@@ -224,7 +224,7 @@ def kicked(origin: Trajectory, batch: int | None, dt: float, time: float, batche
             traj.seek(first + steps * (2 * k + 1) // (2 * LOOKS), on_step=look)
             squares.append(square(traj))
             if batch is not None:
-                rates.append(predicted_heating(traj, batches, seed=random.key(*key) & 0xFFFF).value)
+                rates.append(predicted_heating(traj, batches, seed=random.key(*key, k) & 0xFFFF).value)
         traj.seek(first + steps, on_step=look)
         heat += math.log1p(square(traj))
         traj.seek(first + steps + 1)

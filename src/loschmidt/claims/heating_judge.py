@@ -69,6 +69,12 @@ def _rise(arm: Mapping[str, Any], view: str = "mean") -> float:
     return float(np.mean(values[-max(1, len(values) // 10) :]) - values[0])
 
 
+def _due(arm: Mapping[str, Any]) -> float:
+    """What the formula says of `_rise`."""
+    values = arm["predicted"]
+    return float(np.mean(values[-max(1, len(values) // 10) :]))
+
+
 def _swing(arm: Mapping[str, Any]) -> float:
     """Largest |change of H|."""
     return max(abs(h - arm["full"][0]) for h in arm["full"])
@@ -211,14 +217,14 @@ def _formula(evidence: Evidence, seeds: Seeds, t: Mapping[str, float], measures:
         )
         said.append(f"{_say(found)} where |p|^2 is {size}")
     small = [s["arms"]["with replacement"] for s in seeds]
-    along_runs = _ratio([_rise(a) for a in small], [a["predicted"][-1] for a in small])
+    along_runs = _ratio([_rise(a) for a in small], [_due(a) for a in small])
     verdicts.append(_within(along_runs, low, high))
     measures.append(Measure("rise of H over the formula's, long runs", *along_runs, "", words, _met(verdicts[-1])))
     said.append(f"{_say(along_runs)} over long runs")
     arms = [s["arms"]["without replacement"] for s in seeds]
     free = [s["arms"]["free, without replacement"] for s in evidence.get("cooling", ())]
     for name, found in (("smallest batches", arms), ("larger batches", free)):
-        share = _ratio([_rise(a) for a in found], [a["predicted"][-1] for a in found])
+        share = _ratio([_rise(a) for a in found], [_due(a) for a in found])
         measures.append(Measure(f"the same without replacement, {name}", *share, control=True))
     why = f"Heat is {', '.join(said)}, of what the formula says."
     return SubVerdict("formula", _together(verdicts), why)

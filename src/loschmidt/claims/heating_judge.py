@@ -80,6 +80,12 @@ def _swing(arm: Mapping[str, Any]) -> float:
     return max(abs(h - arm["full"][0]) for h in arm["full"])
 
 
+def _stored(arm: Mapping[str, Any]) -> float:
+    """Share of the rise of H that is in the potential at the end: weights further out, and a higher loss."""
+    kinetic = np.log1p(arm["square"])
+    return 1 - float(kinetic[-max(1, len(kinetic) // 10) :].mean() - kinetic[0]) / _rise(arm)
+
+
 def _late(arm: Mapping[str, Any]) -> np.ndarray:
     """Which looks lie in the last 15/16 of a run: its last four doublings of time."""
     steps = np.array(arm["steps"])
@@ -116,6 +122,8 @@ def _adds(seeds: Seeds, t: Mapping[str, float], measures: list[Measure]) -> SubV
     words = f"above {bound:g} nats, {t['beyond the control']:g} times what a full batch may show"
     measures.append(Measure("rise of H on the full data", *full, "nats", words, _met(verdict)))
     measures.append(Measure("rise of H on the average over batches", *average, "nats"))
+    stored = _over(mean, [_stored(a) for a in small if _rise(a) > bound])
+    measures.append(Measure("share of that rise that is in the potential at the end", *stored))
     work = _over(mean, [float(np.mean(np.subtract(a["full"], a["mean"]))) for a in small])
     measures.append(Measure("H on full less H on average: reversible work, no heat", *work, "nats"))
     for name, arm in (("small batches", "with replacement"), ("the full batch", "full batch")):

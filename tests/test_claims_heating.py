@@ -73,6 +73,25 @@ def test_cooled_runs_pay_and_go_back():
     assert traj.seek(0).digest() == start
 
 
+def test_evidence_of_runs_can_be_judged_and_drawn():
+    """Each part at a size of no meaning: what it returns is what the rule and the pictures read, through JSON."""
+    long = {"dt": 0.05, "batch": 16, "smaller": 4, "keep": 0.999, "batches": 4, "steps": 12, "looks": 3}
+    sizes = {"growth": long, "cooling": long}
+    sizes |= {
+        name: GRID | {"time": 1.0, "repeats": 1, "batch_sizes": [2, 8], "batches": 4, "burn": 0}
+        for name in ("from rest", "heated")
+    }
+    evidence = {}
+    for part in CLAIM.parts:
+        settings = sizes[part.name] | {"burn_batch": 4}
+        found = part.run(settings, 0, silent) | {"seed": 0, "settings": settings, "seconds": 1.0}
+        evidence[part.name] = [json.loads(json.dumps(found, allow_nan=False))]
+    verdict, _, found = verdicts(evidence)
+    assert verdict == "inconclusive", "one seed has no interval"
+    assert {m.n for m in found.measures} <= {0, 1} and not found.left_out
+    assert len(pictures(evidence)) == 4
+
+
 # -- the rule ------------------------------------------------------------------------------------------
 
 
@@ -105,7 +124,7 @@ def made(shape=lambda x: np.log1p(50 * x), power=-1.0, factor=1.0, swing=1e-3, s
             "full batch": arm(flat),
             "full batch, half the step": arm(flat / 2, half=2),
         }
-        about = {"seed": seed, "settings": {"dt": 0.05, "batch": 8}}
+        about = {"seed": seed, "settings": {"dt": 0.05, "batch": 8, "smaller": 4}}
         out["growth"].append(about | {"dt": 0.05, "arms": long})
         for part, square in (("from rest", 0.2), ("heated", 15.0)):
             rows = []

@@ -87,13 +87,13 @@ CLAIM = Claim(
                 "laptop": _LONG | {"steps": 6_000, "looks": 100},
                 "full": _LONG | {"steps": 100_000, "looks": 400},
             },
-            {"smoke": 3.0, "laptop": 70.0, "full": 700.0},
+            {"smoke": 2.0, "laptop": 45.0, "full": 700.0},
         ),
         Part(
             "from rest",
             grid,
             {"smoke": _SMOKE_GRID | _REST, "laptop": _GRID | _REST, "full": _GRID | _REST | {"repeats": 60}},
-            {"smoke": 1.0, "laptop": 20.0, "full": 200.0},
+            {"smoke": 1.0, "laptop": 15.0, "full": 200.0},
         ),
         Part(
             "heated",
@@ -103,7 +103,7 @@ CLAIM = Claim(
                 "laptop": _GRID | _HEATED,
                 "full": _GRID | _HEATED | {"repeats": 60},
             },
-            {"smoke": 2.0, "laptop": 20.0, "full": 200.0},
+            {"smoke": 1.0, "laptop": 15.0, "full": 200.0},
         ),
         Part(
             "cooling",
@@ -113,7 +113,7 @@ CLAIM = Claim(
                 "laptop": _COOL | {"steps": 4_000, "looks": 80},
                 "full": _COOL | {"steps": 50_000, "looks": 400},
             },
-            {"smoke": 3.0, "laptop": 45.0, "full": 450.0},
+            {"smoke": 2.0, "laptop": 30.0, "full": 400.0},
         ),
     ),
     judge=judge,

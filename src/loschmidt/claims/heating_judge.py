@@ -119,7 +119,7 @@ def _adds(seeds: Seeds, t: Mapping[str, float], measures: list[Measure]) -> SubV
     bound = t["beyond the control"] * t["control"]
     full, average = _over(mean, [_rise(a, "full") for a in small]), _over(mean, [_rise(a) for a in small])
     verdict = _above(full, bound)
-    words = f"above {bound:g} nats, {t['beyond the control']:g} times what a full batch may show"
+    words = f"above {bound:g}"
     measures.append(Measure("rise of H on the full data", *full, "nats", words, _met(verdict)))
     measures.append(Measure("rise of H on the average over batches", *average, "nats"))
     stored = _over(mean, [_stored(a) for a in small if _rise(a) > bound])
@@ -142,7 +142,7 @@ def _continues(seeds: Seeds, t: Mapping[str, float], measures: list[Measure]) ->
     large = square.value is not None and square.value >= t["large |p|^2"]
     goes_on, like_log = _above(last, 0.0), _above(left, 1.0)
     measures += [
-        Measure("|p|^2 at late times", *square, "s", f"at least {t['large |p|^2']:g}", large),
+        Measure("|p|^2/s at late times", *square, "", f"at least {t['large |p|^2']:g}", large),
         Measure("rise of H over the last doubling of time", *last, "nats", "above 0", _met(goes_on)),
         Measure("squares left by H ~ t over those by H ~ log t", *left, "", "above 1", _met(like_log)),
         Measure("late slope of H against log t", *slope, "nats"),
@@ -187,10 +187,10 @@ def _exponents(evidence: Evidence, t: Mapping[str, float], measures: list[Measur
                 )
             )
             measures.append(Measure(f"the formula's own exponent in {name}, |p|^2 {words}", *own))
-            said.append(f"{_say(found)} in {name} (|p|^2 {words})")
+            said.append(f"{_say(found)} in {name} (|p|^2 {words}; the formula itself there: {_say(own)})")
             if axis == "batch":
                 alike.append(found.interval is not None and found.interval[1] >= 0)
-    why = f"Heat a step goes with powers {', '.join(said)}; 2 and -1 were predicted."
+    why = f"Heat a step goes with powers {', '.join(said)}; 2 and -1 were expected."
     return SubVerdict("exponents", _together(verdicts), why), all(alike)
 
 
@@ -203,19 +203,19 @@ def _formula(evidence: Evidence, seeds: Seeds, t: Mapping[str, float], measures:
         bound, small = t[f"{size} |p|^2"], size == "small"
         right = square.value is not None and (square.value <= bound if small else square.value >= bound)
         limit = f"at {'most' if small else 'least'} {bound:g}"
-        measures.append(Measure(f"|p|^2 where it is {size}", *square, "s", limit, right))
+        measures.append(Measure(f"|p|^2/s where |p|^2 is {size}", *square, "", limit, right))
         sums = [[sum(r[what] for r in s["rows"]) for s in runs] for what in ("heat", "predicted", "plain")]
         found = _ratio(sums[0], sums[1])
         verdict = _within(found, low, high) if right else "inconclusive"
         verdicts.append(verdict)
         measures.append(Measure(f"heat over the formula's, |p|^2 {size}", *found, "", words, _met(verdict)))
         plain = _ratio(sums[2], sums[1])
-        measures.append(Measure(f"the same without taking out first-order luck, |p|^2 {size}", *plain))
+        measures.append(Measure(f"the same of the plain change of H, |p|^2 {size}", *plain))
         changes = [abs(c["change"]) for s in runs for c in s["controls"]]
         largest = max(changes, default=None)
         measures.append(
             Measure(
-                f"full batch over the same time, |p|^2 {size}: largest |change of H|",
+                f"full batch over the same time, |p|^2 {size}: largest |change of H|, taken off",
                 largest,
                 None,
                 len(runs),
@@ -229,11 +229,12 @@ def _formula(evidence: Evidence, seeds: Seeds, t: Mapping[str, float], measures:
     verdicts.append(_within(along_runs, low, high))
     measures.append(Measure("rise of H over the formula's, long runs", *along_runs, "", words, _met(verdicts[-1])))
     said.append(f"{_say(along_runs)} over long runs")
-    arms = [s["arms"]["without replacement"] for s in seeds]
-    free = [s["arms"]["free, without replacement"] for s in evidence.get("cooling", ())]
-    for name, found in (("smallest batches", arms), ("larger batches", free)):
-        share = _ratio([_rise(a) for a in found], [_due(a) for a in found])
-        measures.append(Measure(f"the same without replacement, {name}", *share, control=True))
+    for part, arm in (("growth", "without replacement"), ("cooling", "free, without replacement")):
+        runs = seeds if part == "growth" else evidence.get(part, ())
+        arms = [s["arms"][arm] for s in runs]
+        share = _ratio([_rise(a) for a in arms], [_due(a) for a in arms])
+        size = f"batches of {runs[0]['settings']['batch']}" if runs else part
+        measures.append(Measure(f"the same without replacement, {size}", *share, control=True))
     why = f"Heat is {', '.join(said)}, of what the formula says."
     return SubVerdict("formula", _together(verdicts), why)
 
@@ -247,7 +248,7 @@ def _cooling(seeds: Seeds, t: Mapping[str, float], measures: list[Measure]) -> S
         arms = [s["arms"][name] for s in seeds]
         pairs = [_paid(a) if name == "rescale" else _paid_steadily(a) for a in arms]
         paid, due = [p[0] for p in pairs], [p[1] for p in pairs]
-        measures.append(Measure(f"price of {name}", *_over(mean, paid), "bits per parameter per step"))
+        measures.append(Measure(f"price of {name}, bits per parameter per step", *_over(mean, paid), "bits"))
         found = _ratio(paid, due)
         bill = _within(found, low, high)
         measures.append(Measure(f"price of {name} over that of the heat", *found, "", words, _met(bill)))
@@ -262,15 +263,13 @@ def _cooling(seeds: Seeds, t: Mapping[str, float], measures: list[Measure]) -> S
             f"{name} costs {_say(_over(mean, paid))} bits per parameter per step, {_say(found)} of the heat's price"
         )
     smaller = [_paid(s["arms"]["rescale, smaller batches"]) for s in seeds]
-    measures.append(
-        Measure(
-            "the same of rescale, smaller batches", *_ratio(*map(list, zip(*smaller, strict=True))) if smaller else NONE
-        )
-    )
+    size = f"batches of {seeds[0]['settings']['smaller']}" if seeds else "smaller batches"
+    found = _ratio([p[0] for p in smaller], [p[1] for p in smaller])
+    measures.append(Measure(f"price of rescale over that of the heat, {size}", *found))
     skipped = _over(mean, [float(s["arms"]["rescale, smaller batches"]["skipped"]) for s in seeds])
-    measures.append(Measure("steps at which its shell was out of reach", *skipped))
+    measures.append(Measure(f"steps at which the shell was out of reach, {size}", *skipped))
     nothing = _over(mean, [_paid(s["arms"]["rescale, full batch"])[0] for s in seeds])
-    measures.append(Measure("price of rescale, full batch", *nothing, "bits per parameter per step", control=True))
+    measures.append(Measure("price of rescale, full batch", *nothing, "bits", control=True))
     exact = [_paid(s["arms"]["friction"])[0] / math.log2(1 / s["keep"]) for s in seeds]
     tape = _over(mean, exact)
     measures.append(

@@ -11,7 +11,7 @@ import matplotlib
 import pytest
 
 from loschmidt.bench.table import markdown as bench_table
-from loschmidt.claims import records, registry, table
+from loschmidt.claims import records, registry, table, topics
 from loschmidt.echo.table import markdown
 from loschmidt.optim import replay
 from loschmidt.trajectory import trajectory
@@ -91,7 +91,7 @@ def test_readme_shows_the_recorded_verdicts():
 def test_the_page_of_the_source_shows_which_claim_reads_which_sentence():
     assert between("docs/source.md", "sentences") == table.sentences(registry.built())
     numbers = re.findall(r"^(\d)\. ", (ROOT / "docs/source.md").read_text(), re.MULTILINE)
-    assert set(map(int, numbers)) == {n for topic in registry.TWELVE.values() for n in topic.sentences}
+    assert set(map(int, numbers)) == {n for topic in topics.TWELVE.values() for n in topic.sentences}
 
 
 def test_the_page_on_folders_shows_what_was_recorded():

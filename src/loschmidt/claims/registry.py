@@ -3,41 +3,16 @@
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import InvalidSetting
 from .record import Claim
+from .topics import TWELVE
 
 PACKAGE = __package__
 """Where claims are looked for."""
 
 _FILE = re.compile(r"c(\d\d)_\w+")
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A claim in a few words, and the sentences of the source (docs/source.md) that it reads."""
-
-    title: str
-    sentences: tuple[int, ...]
-
-
-TWELVE: Mapping[int, Topic] = {
-    1: Topic("evidence can be undone by counter-evidence", (1,)),
-    2: Topic("friction makes SGD with momentum irreversible", (2,)),
-    3: Topic("training is cooling, and crystallises", (2, 3)),
-    4: Topic("a lower-energy isoform can't be un-formed", (3,)),
-    5: Topic("un-grokking with a loss function", (4,)),
-    6: Topic("such losses may not be feasible", (5,)),
-    7: Topic("to reverse ECD, reverse weight decay as well", (6,)),
-    8: Topic("gradient hacking under SFT is difficult", (7,)),
-    9: Topic("exploration hacking defeats later training", (7,)),
-    10: Topic("ECD is reversible", (8,)),
-    11: Topic("mini-batch noise adds energy to ECD", (9,)),
-    12: Topic("the query-key symmetry spins parameters up", (9,)),
-}
-"""All claims, built or not; a built one speaks for itself."""
 
 
 @dataclass(frozen=True)

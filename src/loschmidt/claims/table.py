@@ -7,7 +7,8 @@ from rich.text import Text
 
 from .record import Measure
 from .records import ClaimRecord, latest
-from .registry import TWELVE, Built
+from .registry import Built
+from .topics import TWELVE
 
 Records = Mapping[tuple[int, str], ClaimRecord]
 _COLOURS = {"supported": "green", "refuted": "red", "partly": "yellow", "inconclusive": "yellow"}

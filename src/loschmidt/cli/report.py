@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..claims.registry import TWELVE
+from ..claims.topics import TWELVE
 from ..files import refuse_unwritable, size, write_json
 from ..report import make
 

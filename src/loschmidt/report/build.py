@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..claims.record import Claim
-from ..claims.registry import TWELVE, built
+from ..claims.registry import built
+from ..claims.topics import TWELVE
 from ..files import refuse_unwritable, written_atomically
 from .page import NO_VERDICT, NOT_RUN, page
 from .records import read

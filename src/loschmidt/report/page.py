@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 from ..claims.record import Claim, Measure, Picture, Verdict
 from ..claims.records import WORDS, ClaimRecord
-from ..claims.registry import TWELVE
-from ..claims.statements import STATEMENTS
+from ..claims.topics import TWELVE
 from ..errors import InvalidSetting
 from ..trajectory.environment import package_version
 from . import words
@@ -104,7 +103,7 @@ def _entry(
     """What the template shows of a claim."""
     topic, r = TWELVE[id], found.shown.get(id)
     if r is None:
-        title, statement = (claim.title, claim.statement) if claim else (topic.title, STATEMENTS[id])
+        title, statement = (claim.title, claim.statement) if claim else (topic.title, topic.statement)
         entry = {"title": title, "statement": statement, "sentences": claim.sentences if claim else topic.sentences}
         return entry | {"id": id, "run": False, "verdict": NOT_RUN, "sub_verdicts": [], "pictures": []}
     evidence, controls, checks = _sorted(r.measures)

@@ -124,7 +124,7 @@ def test_loss_is_cross_entropy_and_tiny_losses_keep_their_digits():
     assert loss == near(F.cross_entropy(z[train], sums(P)[train]).item(), 1e-12)
     assert accuracy == (z.argmax(1) == sums(P))[train].double().mean().item()
     high = torch.zeros(P * P, P, dtype=torch.float64).scatter(1, sums(P)[:, None], 60.0)
-    assert score(high)[0] == pytest.approx((P - 1) * math.exp(-60), rel=1e-9)
+    assert score(high)[0] == pytest.approx((P - 1) * math.exp(-60), rel=1e-9, abs=0)
     assert score(0 * z) == (near(CHANCE), near(1 / P))  # all tied
 
 
@@ -144,6 +144,19 @@ def test_an_ideal_table_has_the_keys_it_was_made_of(waves_from):
     if waves_from == "all":
         assert m.explained == near([alpha.get(k, 0.0) ** 2 / 725 for k in range(1, 16)])
     assert json.loads(json.dumps(m.to_dict()))["excluded"]["test_loss"] == m.excluded.test_loss
+
+
+def test_a_frequency_is_key_from_half_of_an_even_share_on():
+    for share, keys in ((0.9 / 30, (3,)), (1.1 / 30, (3, 7))):
+        table = BySum(ideal(P, {3: (1 - share) ** 0.5, 7: share**0.5}))
+        assert table.keys() == keys and table.keys(0.01) == (3, 7) and table.keys(0.5) == (3,)
+
+
+def test_measures_are_scores_of_the_logits_kept_and_left():
+    z, train = noise() + ideal(P, {3: 1.0}) + 0.3 * torch.arange(P), train_of()  # with a bias of answers
+    m = measures(z, train, keys=(3, 5))
+    for found, logits in ((m.restricted, restricted(z, (3, 5), ~train)), (m.excluded, excluded(z, (3, 5), ~train))):
+        assert (*score(logits, train), *score(logits, ~train)) == near(astuple(found))
 
 
 def test_a_key_taken_out_is_missed_and_the_others_are_kept():

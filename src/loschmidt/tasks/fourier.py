@@ -147,7 +147,7 @@ class BySum:
             return torch.zeros((self.p - 1) // 2, dtype=torch.float64, device=z.device)
         waves = self._basis[1:]
         waves = waves - (waves @ self.n / count)[:, None]
-        overlap = (waves @ (z - self.n[:, None] * mean)).view(-1, 2, self.p)
+        overlap = (waves @ z).view(-1, 2, self.p)
         waves = waves.view(-1, 2, self.p)
         inverse = torch.linalg.pinv((waves * self.n) @ waves.mT, hermitian=True)
         return ((inverse @ overlap * overlap).sum((1, 2)) / variance).clamp(0, 1)

@@ -73,6 +73,16 @@ def test_costs_page_shows_the_recorded_kernel_modes():
         assert f"| {row['optimizer']} | {row['mode']} | {times} |" in page
 
 
+def test_page_of_tasks_shows_the_recorded_key_frequencies():
+    rows = json.loads((ROOT / "benchmarks/results/key-frequencies.json").read_text())["rows"]
+    shown = between("docs/tasks.md", "key-frequencies").splitlines()[2:]
+    assert len(shown) == len(rows)
+    for line, row in zip(shown, rows, strict=True):
+        found = f"{row['with_keys_test']:.1%} | {row['largest_test']:.2f} | {row['with_keys_all']:.1%}"
+        assert line.startswith(f"| {row['p']} | {row['kind']} | {row['tables']:,} | ")
+        assert line.endswith(f" | {found} | {row['largest_all']:.2f} | {row['gini']:.2f} |")
+
+
 def test_costs_page_shows_the_recorded_bench():
     results = json.loads((ROOT / "benchmarks/results/bench.json").read_text())
     page = (ROOT / "docs/what-it-costs.md").read_text()

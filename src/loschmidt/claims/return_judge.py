@@ -1,0 +1,340 @@
+"""The rule of claim 10: what counts as a return, and how the evidence of all seeds makes a verdict. Pure functions."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from . import statistics
+from .record import Evidence, Finding, Measure, SubVerdict, Verdict
+
+Thresholds = Mapping[str, float]
+LATTICE, FLOATS, GRID, BATCHES, FRICTION = "lattice", "floats", "perturbations", "fresh batches", "friction"
+"""Names of the parts."""
+
+THRESHOLDS: Thresholds = {
+    "agreement": 0.9,
+    "accuracy floor": 0.05,
+    "practical size": 1e-7,
+    "most": 0.9,
+    "few": 0.1,
+    "generalised": 0.5,
+    "un-generalised": 0.1,
+    "onset distance": 0.03,
+    "energy": 1e-2,
+    "least seeds": 3,
+}
+"""Fixed before the recorded runs, from reasoning and from pilots on seeds 100 and above.
+
+agreement, accuracy floor: a way back returned if it came to step 0, at least this share of the table has the answer
+    that the start gave it, and test accuracy is this near to the start's (untrained networks of the pilots gave
+    0.00 to 0.06).
+practical size: the rounding of float32, relative to the parameters: what nobody can avoid who trains as published.
+most, few: shares of returns that count as all and as none.
+generalised: test accuracy that the last turn must have; un-generalised: 10 %, as in the definition of grokking.
+onset distance: a relative distance from the path at the onset below which a way back is predicted to un-generalise.
+energy: |change of H| that a run may have, at both step sizes.
+"""
+
+
+def returned(way: Mapping[str, Any], start_test: float, t: Thresholds) -> bool:
+    """Whether a way back came to the start's function: in words, see `THRESHOLDS`."""
+    end = way["end"]
+    if way["ended_by"] is not None or end["step"] > 0 or end["agreement"] is None or end["test"] is None:
+        return False
+    return end["agreement"] >= t["agreement"] and abs(end["test"] - start_test) <= t["accuracy floor"]
+
+
+def left_out(evidence: Evidence, t: Thresholds) -> dict[int, str]:
+    """Seeds whose run missed a precondition, and which."""
+    out = {}
+    for seen in evidence.get(GRID, ()):
+        energies = [seen["out"]["energy_change"], (seen["half"] or {}).get("energy_change")]
+        onset, late = seen["out"]["onset"], seen["out"]["test"][-1]
+        if energies[1] is None or not max(energies) < t["energy"]:
+            sizes = ", ".join("not run" if e is None else f"{e:.2g}" for e in energies)
+            out[seen["seed"]] = f"|change of H| was {sizes} at the step size and half of it; allowed: {t['energy']:g}"
+        elif onset is None or late < t["generalised"]:
+            out[seen["seed"]] = f"test accuracy at the last turn was {late:.2f}; needed: {t['generalised']:g}"
+    return out
+
+
+def after_onset(seen: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Ways back from turns at or after the onset: where the claim is needed."""
+    return [way for way in seen["returns"] if way["turn_step"] >= seen["out"]["onset"]]
+
+
+def before_onset(seen: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Ways back from turns before it."""
+    return [way for way in seen["returns"] if way["turn_step"] < seen["out"]["onset"]]
+
+
+def share(flags: Iterable[bool]) -> float | None:
+    """Of those that are true; None of none."""
+    flags = list(flags)
+    return sum(flags) / len(flags) if flags else None
+
+
+def predicted_distance(seen: Mapping[str, Any], way: Mapping[str, Any]) -> float | None:
+    """Relative distance from the path at the onset, from forward growth: size exp(growth) |q at the turn|/|q there|."""
+    growth = seen["growth"].get(way["turn"])
+    if not growth or way["size"] is None:
+        return None
+    return way["size"] * seen["turns"][way["turn"]]["norm"] / seen["onset_norm"] * math.exp(sum(growth) / len(growth))
+
+
+def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, lr: float) -> float | None:
+    """Nats a unit of time that the float error grows by on the longest way back, from 10 epsilon to 0.1."""
+    curve = max(ways, key=lambda way: way["turn_step"])["curve"]
+    rows = [(s, d) for s, d in zip(curve["step"], curve["relative"], strict=True) if d and 10 * epsilon <= d <= 0.1]
+    if len(rows) < 3 or rows[0][0] == rows[-1][0]:
+        return None
+    return math.log(rows[-1][1] / rows[0][1]) / (rows[0][0] - rows[-1][0]) / lr
+
+
+def _estimate(name: str, values: Iterable[float | None], **more: Any) -> Measure:
+    """The mean over seeds with its interval."""
+    values = [v for v in values if v is not None]
+    if not values:
+        return Measure(name, None, n=0, met=False if more.get("threshold") else None, **more)
+    value, interval, n = statistics.mean(values)
+    return Measure(name, value, interval, n, **more)
+
+
+def _grade(value: float | None, t: Thresholds) -> Verdict:
+    if value is None:
+        return "inconclusive"
+    return "supported" if value >= t["most"] else "refuted" if value <= t["few"] else "partly"
+
+
+def _graded(name: str, values: Iterable[float | None], t: Thresholds, sub: str) -> tuple[Measure, SubVerdict]:
+    """A share of returns, held against `most`, and the verdict on it."""
+    plain = _estimate(name, values)
+    met = plain.value is not None and plain.value >= t["most"]
+    measure = Measure(name, plain.value, plain.interval, plain.n, threshold=f"at least {t['most']:g}", met=met)
+    if plain.value is None:
+        return measure, SubVerdict(sub, "inconclusive", "No seed gave a number.")
+    why = f"{name}: {plain.value:.2f} over {plain.n} seeds; {t['most']:g} would be all, {t['few']:g} none."
+    return measure, SubVerdict(sub, _grade(plain.value, t), why)
+
+
+def judge(evidence: Evidence, t: Thresholds) -> Finding:
+    """Supported: floats and all perturbed returns come back from turns after the onset. Partly: the lattice does, and
+    some of these don't. Refuted: nothing but the lattice comes back, from anywhere. Else inconclusive."""
+    out = left_out(evidence, t)
+    kept = {part: [seen for seen in several if seen["seed"] not in out] for part, several in evidence.items()}
+    grid = kept.get(GRID, [])
+    by_seed = {seen["seed"]: seen for seen in grid}
+    measures, subs = _lattice(evidence.get(LATTICE, []))
+    for rule in (_floats, _perturbed, _batches):
+        more, verdicts = rule(kept, by_seed, t)
+        measures += more
+        subs += verdicts
+    measures += _prediction(grid, t) + _controls(kept, t) + _energy(evidence.get(GRID, []), t)
+    words = [f"seed {seed}: {why}" for seed, why in sorted(out.items())]
+    return Finding(_verdict(subs, kept, by_seed, t), subs, measures, words)
+
+
+def _verdict(subs: Sequence[SubVerdict], kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> Verdict:
+    lattice, *rest = subs
+    few = len(by_seed) < t["least seeds"]
+    if few or lattice.verdict != "supported" or any(s.verdict == "inconclusive" for s in rest):
+        return "inconclusive"
+    if all(s.verdict == "supported" for s in rest):
+        return "supported"
+    grid = [
+        (w, seen) for seen in by_seed.values() for w in seen["returns"] if w["kind"] in ("random", "one sample, once")
+    ]
+    floats = [(w, by_seed[seen["seed"]]) for seen in _of(kept, FLOATS, by_seed) for d in _dtypes(seen) for w in seen[d]]
+    anything = any(returned(way, seen["start"]["test"], t) for way, seen in grid + floats)
+    return "partly" if anything else "refuted"
+
+
+def _of(kept: Evidence, part: str, by_seed: Mapping[int, Any]) -> list[Mapping[str, Any]]:
+    return [seen for seen in kept.get(part, ()) if seen["seed"] in by_seed]
+
+
+def _dtypes(seen: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("float32", "float64") if name in seen]
+
+
+def _lattice(several: Sequence[Mapping[str, Any]]) -> tuple[list[Measure], list[SubVerdict]]:
+    n = len(several)
+    back, twins = sum(s["returned"] for s in several), sum(s["twin_returned"] for s in several)
+    check: dict[str, Any] = {"n": n, "kind": "implementation check"}
+    name, twin = "lattice: share of runs with all bits back", "... of their twins, one unit of one parameter changed"
+    measures = [
+        Measure(name, back / n if n else None, threshold="1", met=n > 0 and back == n, **check),
+        Measure(twin, twins / n if n else None, threshold="0", met=n > 0 and not twins, control=True, **check),
+    ]
+    verdict: Verdict = "supported" if n and back == n and not twins else "inconclusive"
+    why = f"{back} of {n} runs came back with all bits, and {twins} of their twins; true by construction, no evidence."
+    return measures, [SubVerdict("(a) return on the lattice", verdict, why)]
+
+
+def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[list[Measure], list[SubVerdict]]:
+    several = _of(kept, FLOATS, by_seed)
+    measures, grades = [], []
+    for dtype, epsilon in (("float32", 2.0**-23), ("float64", 2.0**-52)):
+        shares, horizons, rates, never = [], [], [], 0
+        for seen in several:
+            start, onset = by_seed[seen["seed"]]["start"]["test"], by_seed[seen["seed"]]["out"]["onset"]
+            flags = [(way["turn_step"], returned(way, start, t)) for way in seen[dtype]]
+            shares.append(share(back for step, back in flags if step >= onset))
+            lost = [step for step, back in flags if not back]
+            never += not lost
+            horizons.append(min(lost) if lost else max(step for step, _ in flags))
+            rates.append(growth_rate(seen[dtype], epsilon, seen["settings"]["optimizer_settings"]["lr"]))
+        name = f"{dtype}, out and back: share of turns after the onset from which the function returned"
+        measure, verdict = _graded(name, shares, t, f"(b) return in {dtype}")
+        grades.append(verdict)
+        measures.append(measure)
+        if horizons:
+            value, interval, n = statistics.bootstrap(horizons)
+            name = f"{dtype}: first turn without return; {never} of {n} seeds returned from all and count as > the last"
+            measures.append(Measure(name, value, interval, n, unit="steps"))
+        measures.append(
+            _estimate(f"{dtype}: growth rate of the error on the way back", rates, unit="nats a unit of time")
+        )
+    both = {g.verdict for g in grades}
+    verdict: Verdict = "inconclusive" if "inconclusive" in both else both.pop() if len(both) == 1 else "partly"
+    return measures, [SubVerdict("(b) return in floats", verdict, " ".join(g.why for g in grades))]
+
+
+def _perturbed(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[list[Measure], list[SubVerdict]]:
+    grid = list(by_seed.values())
+
+    def shares(where: Callable, kind: str, size: float | None = None) -> list[float | None]:
+        return [
+            share(
+                returned(way, seen["start"]["test"], t)
+                for way in where(seen)
+                if way["kind"] == kind and (size is None or way["size"] == size)
+            )
+            for seen in grid
+        ]
+
+    measures, subs = [], []
+    sizes = sorted({way["size"] for seen in grid for way in seen["returns"] if way["kind"] in ("random", "gauge")})
+    practical = next((s for s in sizes if s >= t["practical size"]), None)
+    wanted = [
+        (f"perturbed by {practical or t['practical size']:g}", shares(after_onset, "random", practical)),
+        ("one sample replaced in one step", shares(after_onset, "one sample, once")),
+        ("one sample replaced throughout", shares(after_onset, "one sample, throughout")),
+    ]
+    for name, values in wanted:
+        full = f"{name}: share of turns after the onset from which the function returned"
+        measure, verdict = _graded(full, values if practical or "sample" in name else [], t, f"(c) {name}")
+        measures.append(measure)
+        subs.append(verdict)
+    for kind in ("random", "gauge"):
+        for size in sizes:
+            for words, where in (("before", before_onset), ("after", after_onset)):
+                name = f"{kind} direction, size {size:g}: share of turns {words} the onset with return"
+                measures.append(_estimate(name, shares(where, kind, size)))
+    return measures, subs
+
+
+def _batches(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[list[Measure], list[SubVerdict]]:
+    several = [seen for seen in _of(kept, BATCHES, by_seed) if seen["out"]["onset"] is not None]
+    values = [_share_of(seen, after_onset(seen), "fresh batches", t) for seen in several]
+    name = "mini-batches, fresh ones on the way back: share of turns after the onset from which the function returned"
+    measure, verdict = _graded(name, values, t, "(c) fresh batches")
+    replayed = [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in several]
+    check = _estimate(
+        "mini-batches, the same ones: share with all bits back", replayed, kind="implementation check", control=True
+    )
+    heat = [seen["out"]["energy_change"] for seen in several]
+    return [measure, check, _estimate("mini-batches: largest |change of H| on the way out", heat, unit="nats")], [
+        verdict
+    ]
+
+
+def _share_of(seen: Mapping[str, Any], ways: Iterable[Mapping[str, Any]], kind: str, t: Thresholds) -> float | None:
+    return share(returned(way, seen["start"]["test"], t) for way in ways if way["kind"] == kind)
+
+
+def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measure]:
+    """Does forward growth say which turns un-generalise, and how far from the path they come?"""
+    hits, always, ratios = [], [], []
+    for seen in grid:
+        cells = [(way, predicted_distance(seen, way)) for way in after_onset(seen) if way["kind"] == "random"]
+        cells = [(way, p) for way, p in cells if p is not None]
+        truths = [way["lowest_test"] <= t["un-generalised"] for way, _ in cells]
+        guesses = [p <= t["onset distance"] for _, p in cells]
+        hits.append(share(a == b for a, b in zip(truths, guesses, strict=True)))
+        always.append(None if not truths else max(share(truths), 1 - share(truths)))
+        logs = [math.log10(d / p) for way, p in cells if (d := way["onset_distance"]) and d < 0.1]
+        ratios.append(sum(logs) / len(logs) if logs else None)
+    below = (
+        f"forward growth: share of turns whose un-generalising is predicted by a distance below {t['onset distance']:g}"
+    )
+    return [
+        _estimate(below, hits),
+        _estimate("... the same for the better of two constant answers", always, control=True),
+        _estimate("log10 of measured over predicted distance at the onset, where below 0.1", ratios),
+    ]
+
+
+def _controls(kept: Evidence, t: Thresholds) -> list[Measure]:
+    grid = kept.get(GRID, [])
+
+    def ends(kind: str, field: str) -> list[float | None]:
+        out = []
+        for seen in grid:
+            values = [way["end"][field] for way in after_onset(seen) if way["kind"] == kind]
+            values = [v for v in values if v is not None]
+            out.append(sum(values) / len(values) if values else None)
+        return out
+
+    exact = [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in grid]
+    past = {kind: _learned_past(grid, kind, t) for kind in ("past the start", "past the start, unperturbed")}
+    friction = [seen for seen in kept.get(FRICTION, []) if seen["out"]["onset"] is not None]
+    check: dict[str, Any] = {"kind": "implementation check", "control": True}
+    measures = [
+        _estimate("unperturbed: share with all bits back", exact, **check),
+        _estimate(
+            "equal-norm random momenta after the onset: test accuracy at step 0", ends("momenta", "test"), control=True
+        ),
+        _estimate("... agreement with the start's function", ends("momenta", "agreement"), control=True),
+        _estimate(
+            "turned before the onset, past step 0, perturbed: share that generalised there", past["past the start"]
+        ),
+        _estimate(
+            "... unperturbed: a palindrome, since it starts at rest", past["past the start, unperturbed"], **check
+        ),
+        _estimate(
+            "SGD with momentum, unperturbed: share with all bits back",
+            [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in friction],
+            **check,
+        ),
+    ]
+    for size in sorted({w["size"] for seen in friction for w in seen["returns"] if w["kind"] == "random"}):
+        for words, where in (("before", before_onset), ("after", after_onset)):
+            values = [_share_of(seen, [w for w in where(seen) if w["size"] == size], "random", t) for seen in friction]
+            name = f"SGD with momentum, size {size:g}: share of turns {words} the onset with return"
+            measures.append(_estimate(name, values, control=True))
+    return measures
+
+
+def _learned_past(grid: Sequence[Mapping[str, Any]], kind: str, t: Thresholds) -> list[float | None]:
+    """By seed: did test accuracy reach `generalised` at some step below 0?"""
+    return [
+        share(
+            max(w["beyond"]["test"]) >= t["generalised"]
+            for w in s["returns"]
+            if w["kind"] == kind and w["beyond"]["test"]
+        )
+        for s in grid
+    ]
+
+
+def _energy(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measure]:
+    out = []
+    for name, key in (("the step size", "out"), ("half the step size", "half")):
+        changes = [seen[key]["energy_change"] for seen in grid if seen[key]]
+        largest = max(changes, default=None)
+        met = largest is not None and largest < t["energy"]
+        words = f"largest |change of H| of any seed, at {name}"
+        under = f"below {t['energy']:g} (seeds that miss it are left out)"
+        out.append(Measure(words, largest, None, len(changes), "nats", under, met, control=True))
+    return out

@@ -95,11 +95,12 @@ CLAIM = Claim(
     protocol=(
         "Modular addition, a one-layer transformer, ECD with decay inside H, full batch. Turns before the onset of "
         "generalisation, after it, and late. Back from each: unperturbed; moved by 1e-12 to 1e-2 of the parameters' "
-        "norm, at random and along a rotation of queries and keys; one sample replaced; arithmetic in floats. A second "
-        "arm has mini-batches, and fresh ones on the way back. Controls: unperturbed; random momenta of equal norm; "
-        "the way past step 0; SGD with momentum and its tape. A way back returned if, at step 0, the answers on the "
-        "whole table and test accuracy are the start's, within the thresholds. Runs whose energy moved, or that did "
-        "not generalise, are left out. Forward tangent maps predict how far off each way back is at the onset."
+        "norm, at random and along a rotation of queries and keys; one sample replaced; in plain floats, which is the "
+        "published optimizer without its noise and its rescaling, of which it keeps no record. A second arm has "
+        "mini-batches, and fresh ones on the way back. Controls: unperturbed; random momenta of equal norm; the way "
+        "past step 0; SGD with momentum and its tape. A way back returned if, at step 0, the answers on the whole "
+        "table and test accuracy are the start's, within the thresholds. Runs whose energy moved, or that did not "
+        "generalise, are left out. Forward tangent maps predict how far off each way back is at the onset."
     ),
     rule=(
         "Supported if floats (both), the practical size, one sample and fresh batches all return from turns after the "

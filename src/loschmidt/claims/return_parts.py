@@ -11,7 +11,7 @@ from ..errors import LossBelowF0, NonFinite
 from ..physics.outcome import agreement, as_json, rms
 from ..tasks.modular_addition import loss, modular_addition
 from .record import Say
-from .returns import Lab, Meter, Way, go_back, go_out, lab, network, nudges, samples, turns
+from .returns import Lab, Meter, Way, go_back, go_out, lab, network, nudges, samples, short, turns
 
 _FLOATS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -107,6 +107,7 @@ def _in_floats(
         alike, far = agreement(outputs, start), curve["relative"][-1]
         end = {"step": wound.step, "test": test, "agreement": alike, "relative": far}
         found.append({"turn_step": turn, "test_at_turn": look(there)[1], "ended_by": ended, "end": end, "curve": curve})
+        curve["relative"] = short(curve["relative"])
         meter.add(turn, turn=turn, agreement=alike)
     return as_json(found)
 
@@ -132,7 +133,7 @@ def perturbed(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any
     out = go_out(it, steps, settings["onset"])
     found: dict[str, Any] = {"out": out, "half": None, "start": start, "turns": {}, "growth": {}, "returns": []}
     if settings["half_step"]:
-        found["half"] = go_out(lab(settings, seed, meter, 0.5), 2 * steps, settings["onset"], 20)
+        found["half"] = go_out(lab(settings, seed, meter, 0.5), 2 * steps, settings["onset"], 40)
     if out["onset"] is None:
         return found
     at = turns(settings["turns"], out["onset"], steps)

@@ -97,12 +97,12 @@ def network(settings: Mapping[str, Any], seed: int, dtype: torch.dtype = torch.f
     return OneLayerTransformer(*sizes, seed=seed, dtype=dtype)
 
 
-def go_out(lab: Lab, steps: int, onset: float, look_every: int = 10) -> dict[str, Any]:
+def go_out(lab: Lab, steps: int, onset: float, look_every: int = 20) -> dict[str, Any]:
     """Train, and say what happened on the way.
 
     Returns:
-        {"step", "train", "test": lists, one entry a look; "energy": lists of H at the looks, empty for an optimizer
-        without one; "energy_change": the largest |H - H at the start| of all steps, None without; "onset": step, or
+        {"step", "train", "test", "energy": lists, one entry a look, to six digits ("energy" is empty for an optimizer
+        without one); "energy_change": the largest |H - H at the start| of all steps, None without; "onset": step, or
         None}.
     """
     looks: dict[str, list] = {"step": [], "train": [], "test": [], "energy": []}
@@ -122,8 +122,14 @@ def go_out(lab: Lab, steps: int, onset: float, look_every: int = 10) -> dict[str
             lab.meter.add(look_every, step=traj.step, test=looks["test"][-1])
 
     lab.traj.seek(steps, on_step=look)
+    looks = {name: short(values) for name, values in looks.items()}
     risen = [step for step, test in zip(looks["step"], looks["test"], strict=True) if test >= onset]
     return looks | {"energy_change": None if start is None else change, "onset": risen[0] if risen else None}
+
+
+def short(values: Sequence[float | None]) -> list[float | None]:
+    """To six digits: curves make most of a record."""
+    return [float(f"{v:.6g}") if isinstance(v, float) else v for v in values]
 
 
 def turns(named: Mapping[str, float | None], onset: int, steps: int) -> dict[str, int]:
@@ -225,8 +231,8 @@ def go_back(lab: Lab, turn: str, ways: Sequence[Way], beyond: int = 0) -> list[d
                 "ended_by": echo.ended_by,
                 "end": back[-1],
                 "lowest_test": min((row["test"] for row in back[1:]), default=None),
-                "curve": {k: [row[k] for row in back] for k in ("step", "test", "agreement", "relative")},
-                "beyond": {k: [row[k] for row in past] for k in ("step", "test")},
+                "curve": {k: short([row[k] for row in back]) for k in ("step", "test", "agreement", "relative")},
+                "beyond": {k: short([row[k] for row in past]) for k in ("step", "test")},
             }
         )
     return as_json(out)

@@ -148,6 +148,16 @@ def test_forward_growth_says_how_far_a_small_perturbation_comes(evidence):
     seen = evidence[rule.GRID][0]
     way = next(w for w in seen["returns"] if (w["turn"], w["kind"], w["size"]) == ("late", "random", 1e-9))
     assert 0.1 < way["onset_distance"] / rule.predicted_distance(seen, way) < 10
+    assert 0.1 < way["end"]["relative"] / rule.predicted_distance(seen, way, "start") < 10
+
+
+def test_a_prediction_that_is_wrong_counts_as_wrong():
+    for wrong, hits in ((1.0, 1.0), (1e8, 0.0)):
+        evidence = made_up(lambda what, turn: True)
+        for seen in evidence[rule.GRID]:
+            seen["norms"] = dict.fromkeys(seen["norms"], 1 / wrong)
+        found = {m.name: m.value for m in CLAIM.judge(evidence, T).measures if m.name.startswith("forward growth")}
+        assert list(found.values()) == [hits, hits]
 
 
 def test_the_way_past_the_start_goes_below_step_0(evidence):
@@ -193,7 +203,8 @@ def made_up(back, seeds=5, energy=1e-3, late=0.9, lattice=True):
     grid = [way(t, k, back(k, t), 1e-7 if k in ("random", "gauge") else None) for t in ("early", "late") for k in kinds]
     grid.append(way("late", "none", True))
     turns = {"late": {"step": 200, "norm": 1.0}}
-    growth = {"late": [math.log(1e4 if back("random", "late") else 1e8)]}
+    grown = [math.log(1e4 if back("random", "late") else 1e8)]
+    growth = {"late": {"onset": grown, "start": grown}}
     curve = {"step": [200, 150, 100, 50, 0], "relative": [0.0, 1e-5, 1e-4, 1e-3, 1e-2]}
     floats = {
         dtype: [
@@ -206,7 +217,13 @@ def made_up(back, seeds=5, energy=1e-3, late=0.9, lattice=True):
         rule.LATTICE: {"returned": lattice, "twin_returned": False},
         rule.FLOATS: common | floats,
         rule.GRID: common
-        | {"half": {"energy_change": energy / 2}, "turns": turns, "growth": growth, "onset_norm": 1.0, "returns": grid},
+        | {
+            "half": {"energy_change": energy / 2},
+            "turns": turns,
+            "growth": growth,
+            "norms": {"onset": 1.0, "start": 1.0},
+            "returns": grid,
+        },
         rule.BATCHES: common | {"returns": [way("late", "fresh batches", back("fresh", "late"))]},
         rule.FRICTION: common | {"returns": [way("late", "random", False, 1e-7)]},
     }

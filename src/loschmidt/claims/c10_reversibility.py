@@ -19,7 +19,7 @@ _SMOKE: dict[str, Any] = {
     "train_fraction": 0.7,
     "optimizer_settings": {"lr": 0.05, "eta": 1.0, "weight_decay": 3e-3},
     "onset": 0.2,
-    "steps": 500,
+    "steps": 600,
 }
 # Pilots, seeds 100 to 103: at width 40 a spike of curvature threw H at lr 0.02; at width 32 H stayed within 4e-3 at
 # lr 0.04, and generalises as well. "full" was not piloted.

@@ -20,6 +20,7 @@ THRESHOLDS: Thresholds = {
     "generalised": 0.5,
     "un-generalised": 0.1,
     "onset distance": 0.03,
+    "start distance": 0.05,
     "energy": 1e-2,
     "least seeds": 3,
 }
@@ -31,7 +32,8 @@ agreement, accuracy floor: a way back returned if it came to step 0, at least th
 practical size: the rounding of float32, relative to the parameters: what nobody can avoid who trains as published.
 most, few: shares of returns that count as all and as none.
 generalised: test accuracy that the last turn must have; un-generalised: 10 %, as in the definition of grokking.
-onset distance: a relative distance from the path at the onset below which a way back is predicted to un-generalise.
+onset distance: a relative distance from the way out at the onset below which a way back is predicted to un-generalise.
+start distance: one at the start below which the function is predicted to return. Both from the pilots.
 energy: |change of H| that a run may have, at both step sizes.
 """
 
@@ -74,12 +76,15 @@ def share(flags: Iterable[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
 
 
-def predicted_distance(seen: Mapping[str, Any], way: Mapping[str, Any]) -> float | None:
-    """Relative distance from the path at the onset, from forward growth: size exp(growth) |q at the turn|/|q there|."""
-    growth = seen["growth"].get(way["turn"])
+def predicted_distance(seen: Mapping[str, Any], way: Mapping[str, Any], at: str = "onset") -> float | None:
+    """Relative distance from the way out at the onset, or the start, if it grows on the way back as it does forward.
+
+    size exp(growth from there to the turn) |q at the turn| / |q there|; None for what has no size or no growth.
+    """
+    growth = seen["growth"].get(way["turn"], {}).get(at)
     if not growth or way["size"] is None:
         return None
-    return way["size"] * seen["turns"][way["turn"]]["norm"] / seen["onset_norm"] * math.exp(sum(growth) / len(growth))
+    return way["size"] * seen["turns"][way["turn"]]["norm"] / seen["norms"][at] * math.exp(sum(growth) / len(growth))
 
 
 def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, lr: float) -> float | None:
@@ -254,15 +259,22 @@ def _share_of(seen: Mapping[str, Any], ways: Iterable[Mapping[str, Any]], kind: 
 
 
 def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measure]:
-    """Does forward growth say which turns un-generalise, and how far from the path they come?"""
-    hits, always, ratios = [], [], []
+    """Does forward growth say which turns un-generalise, which return, and how far from the way out they come?"""
+    hits, always, ratios, back, back_always = [], [], [], [], []
     for seen in grid:
         cells = [(way, predicted_distance(seen, way)) for way in after_onset(seen) if way["kind"] == "random"]
         cells = [(way, p) for way, p in cells if p is not None]
         truths = [way["lowest_test"] <= t["un-generalised"] for way, _ in cells]
         guesses = [p <= t["onset distance"] for _, p in cells]
         hits.append(share(a == b for a, b in zip(truths, guesses, strict=True)))
-        always.append(None if not truths else max(share(truths), 1 - share(truths)))
+        always.append(_constant(truths))
+        ways = [
+            w for w in seen["returns"] if w["kind"] == "random" and predicted_distance(seen, w, "start") is not None
+        ]
+        truths = [returned(way, seen["start"]["test"], t) for way in ways]
+        guesses = [predicted_distance(seen, way, "start") <= t["start distance"] for way in ways]
+        back.append(share(a == b for a, b in zip(truths, guesses, strict=True)))
+        back_always.append(_constant(truths))
         logs = [math.log10(d / p) for way, p in cells if (d := way["onset_distance"]) and d < 0.1]
         ratios.append(sum(logs) / len(logs) if logs else None)
     below = (
@@ -271,17 +283,26 @@ def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measur
     return [
         _estimate(below, hits),
         _estimate("... the same for the better of two constant answers", always, control=True),
+        _estimate(
+            f"forward growth: share of returns predicted by one below {t['start distance']:g} at the start", back
+        ),
+        _estimate("... the same for the better of two constant answers, of returns", back_always, control=True),
         _estimate("log10 of measured over predicted distance at the onset, where below 0.1", ratios),
     ]
+
+
+def _constant(truths: Sequence[bool]) -> float | None:
+    """How often the better of the answers "always" and "never" is right."""
+    return max(share(truths), 1 - share(truths)) if truths else None
 
 
 def _controls(kept: Evidence, t: Thresholds) -> list[Measure]:
     grid = kept.get(GRID, [])
 
-    def ends(kind: str, field: str) -> list[float | None]:
+    def ends(kind: str, field: str, where: Callable) -> list[float | None]:
         out = []
         for seen in grid:
-            values = [way["end"][field] for way in after_onset(seen) if way["kind"] == kind]
+            values = [way["end"][field] for way in where(seen) if way["kind"] == kind]
             values = [v for v in values if v is not None]
             out.append(sum(values) / len(values) if values else None)
         return out
@@ -290,12 +311,16 @@ def _controls(kept: Evidence, t: Thresholds) -> list[Measure]:
     past = {kind: _learned_past(grid, kind, t) for kind in ("past the start", "past the start, unperturbed")}
     friction = [seen for seen in kept.get(FRICTION, []) if seen["out"]["onset"] is not None]
     check: dict[str, Any] = {"kind": "implementation check", "control": True}
+    momenta = [
+        _estimate(
+            f"equal-norm random momenta {words} the onset: {what} at step 0", ends("momenta", key, where), control=True
+        )
+        for words, where in (("before", before_onset), ("after", after_onset))
+        for what, key in (("test accuracy", "test"), ("agreement with the start's function", "agreement"))
+    ]
     measures = [
         _estimate("unperturbed: share with all bits back", exact, **check),
-        _estimate(
-            "equal-norm random momenta after the onset: test accuracy at step 0", ends("momenta", "test"), control=True
-        ),
-        _estimate("... agreement with the start's function", ends("momenta", "agreement"), control=True),
+        *momenta,
         _estimate(
             "turned before the onset, past step 0, perturbed: share that generalised there", past["past the start"]
         ),

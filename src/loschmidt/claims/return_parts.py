@@ -122,9 +122,10 @@ def perturbed(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any
 
     Returns:
         "out": what `go_out` gives; "half": the same at half the step size; "start": {"train", "test"}; "turns": name
-        -> {"step", "train", "test", "norm"}; "onset_norm"; "growth": {name of a turn: ln of the growth of forward
-        perturbations from the onset to that turn, a list, one a direction}; "returns": as `go_back`, with
-        "onset_distance", the relative distance of the parameters at the look nearest to the onset.
+        -> {"step", "train", "test", "norm"}; "norms": of the parameters, {"onset", "start"}; "growth": name of a turn
+        -> {"onset", "start"}: ln of the growth of forward perturbations from there to the turn, a list, one a
+        direction ("onset" only for turns after it); "returns": as `go_back`, with "onset_distance", the relative
+        distance of the parameters at the look nearest to the onset.
     """
     steps, per_turn = settings["steps"], len(settings["sizes"]) * (settings["random"] + settings["gauge"]) + 7
     meter = Meter(say, steps * (1 + 3 * bool(settings["half_step"]) + 5 * settings["growth"] + 2 * per_turn))
@@ -139,12 +140,13 @@ def perturbed(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any
     at = turns(settings["turns"], out["onset"], steps)
     growth = _growth(it, settings["growth"], seed)
     with it.traj.branch() as traj:
-        found["onset_norm"] = _norm(traj.seek(out["onset"]))
+        found["norms"] = {"onset": _norm(traj.seek(out["onset"])), "start": _norm(traj.seek(0))}
     for name, turn in at.items():
         it.traj.seek(turn)
         found["turns"][name] = _accuracies(it) | {"step": turn, "norm": _norm(it.traj)}
-        if growth and turn > out["onset"]:
-            found["growth"][name] = [float(x) for x in growth[turn] - growth[out["onset"]]]
+        if growth:
+            since = {"start": 0} | ({"onset": out["onset"]} if turn > out["onset"] else {})
+            found["growth"][name] = {key: (growth[turn] - growth[step]).tolist() for key, step in since.items()}
         plain = nudges(it, settings["sizes"], settings["random"], settings["gauge"], seed)
         ways = [
             Way("none", None),

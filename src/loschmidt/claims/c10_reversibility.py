@@ -114,7 +114,7 @@ CLAIM = Claim(
             rule.LATTICE,
             parts.lattice,
             {"smoke": _SMOKE, "laptop": _LAPTOP, "full": _FULL},
-            {"smoke": 3, "laptop": 35, "full": 200},
+            {"smoke": 4, "laptop": 40, "full": 200},
         ),
         Part(
             rule.FLOATS,
@@ -134,7 +134,7 @@ CLAIM = Claim(
                 "laptop": _LAPTOP | _GRID["laptop"],
                 "full": _FULL | _GRID["full"],
             },
-            {"smoke": 12, "laptop": 330, "full": 60_000},
+            {"smoke": 12, "laptop": 490, "full": 60_000},
         ),
         Part(
             rule.BATCHES,
@@ -144,7 +144,7 @@ CLAIM = Claim(
                 "laptop": _LAPTOP | _ARM | {"batch_size": 128},
                 "full": _FULL | _ARM | {"batch_size": 128},
             },
-            {"smoke": 4, "laptop": 50, "full": 400},
+            {"smoke": 4, "laptop": 45, "full": 400},
         ),
         Part(
             rule.FRICTION,
@@ -154,7 +154,7 @@ CLAIM = Claim(
                 "laptop": _LAPTOP | _SIZES | _SGD | {"steps": 1500},
                 "full": _FULL | _SIZES | _SGD | {"steps": 3000},
             },
-            {"smoke": 2, "laptop": 30, "full": 200},
+            {"smoke": 2, "laptop": 17, "full": 200},
         ),
     ),
     judge=rule.judge,

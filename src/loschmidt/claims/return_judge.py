@@ -87,11 +87,15 @@ def predicted_distance(seen: Mapping[str, Any], way: Mapping[str, Any], at: str 
     return way["size"] * seen["turns"][way["turn"]]["norm"] / seen["norms"][at] * math.exp(sum(growth) / len(growth))
 
 
-def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, lr: float) -> float | None:
-    """Nats a unit of time that the float error grows by on the longest way back, from 10 epsilon to 0.1."""
+def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, onset: int, lr: float) -> float | None:
+    """Nats a unit of time that the float error grows by, going back from the last turn to the onset.
+
+    Of looks at which it is between 10 epsilon and 0.1: not rounding alone, and not yet as large as it gets.
+    """
     curve = max(ways, key=lambda way: way["turn_step"])["curve"]
-    rows = [(s, d) for s, d in zip(curve["step"], curve["relative"], strict=True) if d and 10 * epsilon <= d <= 0.1]
-    if len(rows) < 3 or rows[0][0] == rows[-1][0]:
+    rows = [(s, d) for s, d in zip(curve["step"], curve["relative"], strict=True) if s >= onset and d]
+    rows = [(s, d) for s, d in rows if 10 * epsilon <= d <= 0.1]
+    if len(rows) < 3:
         return None
     return math.log(rows[-1][1] / rows[0][1]) / (rows[0][0] - rows[-1][0]) / lr
 
@@ -188,7 +192,7 @@ def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[
             lost = [step for step, back in flags if not back]
             never += not lost
             horizons.append(min(lost) if lost else max(step for step, _ in flags))
-            rates.append(growth_rate(seen[dtype], epsilon, seen["settings"]["optimizer_settings"]["lr"]))
+            rates.append(growth_rate(seen[dtype], epsilon, onset, seen["settings"]["optimizer_settings"]["lr"]))
         name = f"{dtype}, out and back: share of turns after the onset from which the function returned"
         measure, verdict = _graded(name, shares, t, f"(b) return in {dtype}")
         grades.append(verdict)
@@ -198,7 +202,11 @@ def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[
             name = f"{dtype}: first turn without return; {never} of {n} seeds returned from all and count as > the last"
             measures.append(Measure(name, value, interval, n, unit="steps"))
         measures.append(
-            _estimate(f"{dtype}: growth rate of the error on the way back", rates, unit="nats a unit of time")
+            _estimate(
+                f"{dtype}: growth rate of the error from the last turn back to the onset",
+                rates,
+                unit="nats a unit of time",
+            )
         )
     both = {g.verdict for g in grades}
     verdict: Verdict = "inconclusive" if "inconclusive" in both else both.pop() if len(both) == 1 else "partly"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from loschmidt import physics
-from loschmidt.claims import return_judge as rule
 from loschmidt.claims import return_parts as parts
+from loschmidt.claims import return_rule as rule
 from loschmidt.claims.c10_reversibility import CLAIM
 from loschmidt.claims.returns import Meter, Way, go_back, go_out, lab, nudges, samples, turns
 

@@ -1,112 +1,28 @@
-"""The rule of claim 10: what counts as a return, and how the evidence of all seeds makes a verdict. Pure functions."""
+"""Claim 10: how the evidence of all seeds makes a verdict."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import statistics
 from .record import Evidence, Finding, Measure, SubVerdict, Verdict
-
-Thresholds = Mapping[str, float]
-LATTICE, FLOATS, GRID, BATCHES, FRICTION = "lattice", "floats", "perturbations", "fresh batches", "friction"
-"""Names of the parts."""
-
-THRESHOLDS: Thresholds = {
-    "agreement": 0.9,
-    "accuracy floor": 0.05,
-    "practical size": 1e-7,
-    "most": 0.9,
-    "few": 0.1,
-    "generalised": 0.5,
-    "un-generalised": 0.1,
-    "onset distance": 0.03,
-    "start distance": 0.05,
-    "energy": 1e-2,
-    "least seeds": 3,
-}
-"""Fixed before the recorded runs, from reasoning and from pilots on seeds 100 and above.
-
-agreement, accuracy floor: a way back returned if it came to step 0, at least this share of the table has the answer
-    that the start gave it, and test accuracy is this near to the start's (untrained networks of the pilots gave
-    0.00 to 0.06).
-practical size: the rounding of float32, relative to the parameters: what nobody can avoid who trains as published.
-most, few: shares of returns that count as all and as none.
-generalised: test accuracy that the last turn must have; un-generalised: 10 %, as in the definition of grokking.
-onset distance: a relative distance from the way out at the onset below which a way back is predicted to un-generalise.
-start distance: one at the start below which the function is predicted to return. Both from the pilots.
-energy: |change of H| that a run may have, at both step sizes.
-"""
-
-
-def returned(way: Mapping[str, Any], start_test: float, t: Thresholds) -> bool:
-    """Whether a way back came to the start's function: in words, see `THRESHOLDS`."""
-    end = way["end"]
-    if way["ended_by"] is not None or end["step"] > 0 or end["agreement"] is None or end["test"] is None:
-        return False
-    return end["agreement"] >= t["agreement"] and abs(end["test"] - start_test) <= t["accuracy floor"]
-
-
-def left_out(evidence: Evidence, t: Thresholds) -> dict[int, str]:
-    """Seeds whose run missed a precondition, and which."""
-    out = {}
-    for seen in evidence.get(GRID, ()):
-        energies = [seen["out"]["energy_change"], (seen["half"] or {}).get("energy_change")]
-        onset, late = seen["out"]["onset"], seen["out"]["test"][-1]
-        if energies[1] is None or not max(energies) < t["energy"]:
-            sizes = ", ".join("not run" if e is None else f"{e:.2g}" for e in energies)
-            out[seen["seed"]] = f"|change of H| was {sizes} at the step size and half of it; allowed: {t['energy']:g}"
-        elif onset is None or late < t["generalised"]:
-            out[seen["seed"]] = f"test accuracy at the last turn was {late:.2f}; needed: {t['generalised']:g}"
-    return out
-
-
-def after_onset(seen: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Ways back from turns at or after the onset: where the claim is needed."""
-    return [way for way in seen["returns"] if way["turn_step"] >= seen["out"]["onset"]]
-
-
-def before_onset(seen: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Ways back from turns before it."""
-    return [way for way in seen["returns"] if way["turn_step"] < seen["out"]["onset"]]
-
-
-def share(flags: Iterable[bool]) -> float | None:
-    """Of those that are true; None of none."""
-    flags = list(flags)
-    return sum(flags) / len(flags) if flags else None
-
-
-def predicted_distance(seen: Mapping[str, Any], way: Mapping[str, Any], at: str = "onset") -> float | None:
-    """Relative distance from the way out at the onset, or the start, if it grows on the way back as it does forward.
-
-    size exp(growth from there to the turn) |q at the turn| / |q there|; None for what has no size or no growth.
-    """
-    growth = seen["growth"].get(way["turn"], {}).get(at)
-    if not growth or way["size"] is None:
-        return None
-    return way["size"] * seen["turns"][way["turn"]]["norm"] / seen["norms"][at] * math.exp(sum(growth) / len(growth))
-
-
-def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, onset: int, lr: float) -> float | None:
-    """Nats a unit of time that the float error grows by, going back from the last turn to the onset.
-
-    Of looks at which it is between 10 epsilon and 0.1: not rounding alone, and not yet as large as it gets.
-    """
-    curve = max(ways, key=lambda way: way["turn_step"])["curve"]
-    rows = [(s, d) for s, d in zip(curve["step"], curve["relative"], strict=True) if s >= onset and d]
-    rows = [(s, d) for s, d in rows if 10 * epsilon <= d <= 0.1]
-    if len(rows) < 3:
-        return None
-    return math.log(rows[-1][1] / rows[0][1]) / (rows[0][0] - rows[-1][0]) / lr
-
-
-def _estimate(name: str, values: Iterable[float | None], **more: Any) -> Measure:
-    """The mean over seeds with its interval."""
-    values = [v for v in values if v is not None]
-    if not values:
-        return Measure(name, None, n=0, met=False if more.get("threshold") else None, **more)
-    value, interval, n = statistics.mean(values)
-    return Measure(name, value, interval, n, **more)
+from .return_rule import (
+    BATCHES,
+    FLOATS,
+    FRICTION,
+    GRID,
+    LATTICE,
+    Thresholds,
+    after_onset,
+    average,
+    before_onset,
+    growth_rate,
+    left_out,
+    predicted_distance,
+    returned,
+    share,
+)
 
 
 def _grade(value: float | None, t: Thresholds) -> Verdict:
@@ -117,9 +33,9 @@ def _grade(value: float | None, t: Thresholds) -> Verdict:
 
 def _graded(name: str, values: Iterable[float | None], t: Thresholds, sub: str) -> tuple[Measure, SubVerdict]:
     """A share of returns, held against `most`, and the verdict on it."""
-    plain = _estimate(name, values)
+    plain = average(name, values)
     met = plain.value is not None and plain.value >= t["most"]
-    measure = Measure(name, plain.value, plain.interval, plain.n, threshold=f"at least {t['most']:g}", met=met)
+    measure = replace(plain, threshold=f"at least {t['most']:g}", met=met)
     if plain.value is None:
         return measure, SubVerdict(sub, "inconclusive", "No seed gave a number.")
     why = f"{name}: {plain.value:.2f} over {plain.n} seeds; {t['most']:g} would be all, {t['few']:g} none."
@@ -170,7 +86,10 @@ def _lattice(several: Sequence[Mapping[str, Any]]) -> tuple[list[Measure], list[
     n = len(several)
     back, twins = sum(s["returned"] for s in several), sum(s["twin_returned"] for s in several)
     check: dict[str, Any] = {"n": n, "kind": "implementation check"}
-    name, twin = "lattice: share of runs with all bits back", "... of their twins, one unit of one parameter changed"
+    name, twin = (
+        "lattice: share of runs with all bits back",
+        "lattice: share of twins, one unit of one parameter changed, with all bits back",
+    )
     measures = [
         Measure(name, back / n if n else None, threshold="1", met=n > 0 and back == n, **check),
         Measure(twin, twins / n if n else None, threshold="0", met=n > 0 and not twins, control=True, **check),
@@ -199,10 +118,10 @@ def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[
         measures.append(measure)
         if horizons:
             value, interval, n = statistics.bootstrap(horizons)
-            name = f"{dtype}: first turn without return; {never} of {n} seeds returned from all and count as > the last"
+            name = f"{dtype}: first turn without return ({never} of {n} seeds returned from all: > {max(horizons):g})"
             measures.append(Measure(name, value, interval, n, unit="steps"))
         measures.append(
-            _estimate(
+            average(
                 f"{dtype}: growth rate of the error from the last turn back to the onset",
                 rates,
                 unit="nats a unit of time",
@@ -243,8 +162,20 @@ def _perturbed(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tup
         for size in sizes:
             for words, where in (("before", before_onset), ("after", after_onset)):
                 name = f"{kind} direction, size {size:g}: share of turns {words} the onset with return"
-                measures.append(_estimate(name, shares(where, kind, size)))
+                measures.append(average(name, shares(where, kind, size)))
+            ways = [[w for w in after_onset(seen) if w["kind"] == kind and w["size"] == size] for seen in grid]
+            low = [share(w["lowest_test"] <= t["un-generalised"] for w in several) for several in ways]
+            name = f"{kind} direction, size {size:g}, turns after the onset"
+            measures.append(average(f"{name}: share that un-generalised on the way back", low))
+            for key, what in (("test", "test accuracy"), ("agreement", "agreement with the start's function")):
+                ends = [_mean(w["end"][key] for w in several) for several in ways]
+                measures.append(average(f"{name}: {what} at step 0", ends))
     return measures, subs
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    values = [v for v in values if v is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _batches(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[list[Measure], list[SubVerdict]]:
@@ -253,13 +184,11 @@ def _batches(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple
     name = "mini-batches, fresh ones on the way back: share of turns after the onset from which the function returned"
     measure, verdict = _graded(name, values, t, "(c) fresh batches")
     replayed = [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in several]
-    check = _estimate(
+    check = average(
         "mini-batches, the same ones: share with all bits back", replayed, kind="implementation check", control=True
     )
     heat = [seen["out"]["energy_change"] for seen in several]
-    return [measure, check, _estimate("mini-batches: largest |change of H| on the way out", heat, unit="nats")], [
-        verdict
-    ]
+    return [measure, check, average("mini-batches: largest |change of H| on the way out", heat, unit="nats")], [verdict]
 
 
 def _share_of(seen: Mapping[str, Any], ways: Iterable[Mapping[str, Any]], kind: str, t: Thresholds) -> float | None:
@@ -289,13 +218,11 @@ def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measur
         f"forward growth: share of turns whose un-generalising is predicted by a distance below {t['onset distance']:g}"
     )
     return [
-        _estimate(below, hits),
-        _estimate("... the same for the better of two constant answers", always, control=True),
-        _estimate(
-            f"forward growth: share of returns predicted by one below {t['start distance']:g} at the start", back
-        ),
-        _estimate("... the same for the better of two constant answers, of returns", back_always, control=True),
-        _estimate("log10 of measured over predicted distance at the onset, where below 0.1", ratios),
+        average(below, hits),
+        average("un-generalising: share that the better of two constant answers has right", always, control=True),
+        average(f"forward growth: share of returns predicted by one below {t['start distance']:g} at the start", back),
+        average("returns: share that the better of two constant answers has right", back_always, control=True),
+        average("log10 of measured over predicted distance at the onset, where below 0.1", ratios),
     ]
 
 
@@ -308,34 +235,31 @@ def _controls(kept: Evidence, t: Thresholds) -> list[Measure]:
     grid = kept.get(GRID, [])
 
     def ends(kind: str, field: str, where: Callable) -> list[float | None]:
-        out = []
-        for seen in grid:
-            values = [way["end"][field] for way in where(seen) if way["kind"] == kind]
-            values = [v for v in values if v is not None]
-            out.append(sum(values) / len(values) if values else None)
-        return out
+        return [_mean(way["end"][field] for way in where(seen) if way["kind"] == kind) for seen in grid]
 
     exact = [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in grid]
     past = {kind: _learned_past(grid, kind, t) for kind in ("past the start", "past the start, unperturbed")}
     friction = [seen for seen in kept.get(FRICTION, []) if seen["out"]["onset"] is not None]
     check: dict[str, Any] = {"kind": "implementation check", "control": True}
     momenta = [
-        _estimate(
+        average(
             f"equal-norm random momenta {words} the onset: {what} at step 0", ends("momenta", key, where), control=True
         )
         for words, where in (("before", before_onset), ("after", after_onset))
         for what, key in (("test accuracy", "test"), ("agreement with the start's function", "agreement"))
     ]
     measures = [
-        _estimate("unperturbed: share with all bits back", exact, **check),
+        average("unperturbed: share with all bits back", exact, **check),
         *momenta,
-        _estimate(
+        average(
             "turned before the onset, past step 0, perturbed: share that generalised there", past["past the start"]
         ),
-        _estimate(
-            "... unperturbed: a palindrome, since it starts at rest", past["past the start, unperturbed"], **check
+        average(
+            "turned before the onset, past step 0, unperturbed (a palindrome): share that generalised there",
+            past["past the start, unperturbed"],
+            **check,
         ),
-        _estimate(
+        average(
             "SGD with momentum, unperturbed: share with all bits back",
             [share(w["exact"] is True for w in seen["returns"] if w["kind"] == "none") for seen in friction],
             **check,
@@ -345,7 +269,7 @@ def _controls(kept: Evidence, t: Thresholds) -> list[Measure]:
         for words, where in (("before", before_onset), ("after", after_onset)):
             values = [_share_of(seen, [w for w in where(seen) if w["size"] == size], "random", t) for seen in friction]
             name = f"SGD with momentum, size {size:g}: share of turns {words} the onset with return"
-            measures.append(_estimate(name, values, control=True))
+            measures.append(average(name, values, control=True))
     return measures
 
 

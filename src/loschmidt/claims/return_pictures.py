@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .record import Evidence, Picture, Series
-from .return_judge import FLOATS, FRICTION, GRID, THRESHOLDS, left_out, predicted_distance, returned, share
+from .return_rule import FLOATS, FRICTION, GRID, THRESHOLDS, left_out, predicted_distance, returned, share
 
 
 def pictures(evidence: Evidence) -> list[Picture]:

@@ -198,6 +198,7 @@ def way(turn, kind, back, size=None):
 def made_up(back, seeds=5, energy=1e-3, late=0.9, lattice=True):
     """Evidence in which `back(what, turn)` says what returns."""
     out = {"step": [0, 200], "train": [0, 1], "test": [0.04, late], "energy": [], "energy_change": energy, "onset": 100}
+    out["ended_by"] = None
     kinds = ("random", "gauge", "one sample, once", "one sample, throughout")
     common = {"settings": {"optimizer_settings": {"lr": 0.1}}, "start": {"train": 0.0, "test": 0.04}, "out": out}
     grid = [way(t, k, back(k, t), 1e-7 if k in ("random", "gauge") else None) for t in ("early", "late") for k in kinds]
@@ -260,6 +261,15 @@ def test_what_lacks_a_ground_is_inconclusive(less):
     finding = CLAIM.judge(made_up(lambda what, turn: True, **less), T)
     assert finding.verdict == "inconclusive"
     assert len(finding.left_out) == (5 if {"energy", "late"} & set(less) else 0)
+
+
+def test_an_arm_that_blew_up_is_listed_and_not_judged():
+    out = go_out(tiny(optimizer="SGD", optimizer_settings={"lr": 1e4, "momentum": 0.9}), 30, 0.0)
+    assert out["ended_by"] and out["onset"] is None
+    evidence = made_up(lambda what, turn: True)
+    evidence[rule.FRICTION][0]["out"] = out
+    finding = CLAIM.judge(evidence, T)
+    assert finding.verdict == "supported" and finding.left_out == [f"seed 0, friction: {out['ended_by']}"]
 
 
 def test_a_seed_that_missed_its_precondition_is_left_out_of_the_statistics():

@@ -56,6 +56,9 @@ def judge(evidence: Evidence, t: Thresholds) -> Finding:
         subs += verdicts
     measures += _prediction(grid, t) + _controls(kept, t) + _energy(evidence.get(GRID, []), t)
     words = [f"seed {seed}: {why}" for seed, why in sorted(out.items())]
+    for part in (BATCHES, FRICTION):
+        missed = [seen for seen in kept.get(part, ()) if seen["out"]["onset"] is None]
+        words += [f"seed {s['seed']}, {part}: {s['out']['ended_by'] or 'it did not generalise'}" for s in missed]
     return Finding(_verdict(subs, kept, by_seed, t), subs, measures, words)
 
 

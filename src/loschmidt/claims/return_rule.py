@@ -50,13 +50,14 @@ def left_out(evidence: Evidence, t: Thresholds) -> dict[int, str]:
     """Seeds whose run missed a precondition, and which."""
     out = {}
     for seen in evidence.get(GRID, ()):
-        energies = [seen["out"]["energy_change"], (seen["half"] or {}).get("energy_change")]
-        onset, late = seen["out"]["onset"], seen["out"]["test"][-1]
-        if energies[1] is None or not max(energies) < t["energy"]:
+        run, half = seen["out"], seen["half"] or {}
+        energies, late = (run["energy_change"], half.get("energy_change")), (run["test"] or [0.0])[-1]
+        if any(e is None or not e < t["energy"] for e in energies):
             sizes = ", ".join("not run" if e is None else f"{e:.2g}" for e in energies)
             out[seen["seed"]] = f"|change of H| was {sizes} at the step size and half of it; allowed: {t['energy']:g}"
-        elif onset is None or late < t["generalised"]:
-            out[seen["seed"]] = f"test accuracy at the last turn was {late:.2f}; needed: {t['generalised']:g}"
+        elif run["onset"] is None or late < t["generalised"]:
+            why = f"test accuracy at the last turn was {late:.2f}; needed: {t['generalised']:g}"
+            out[seen["seed"]] = run["ended_by"] or why
     return out
 
 

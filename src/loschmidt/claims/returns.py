@@ -14,6 +14,7 @@ from torch import nn
 
 from .. import optim, physics
 from ..data import Schedule
+from ..errors import LatticeOverflow, LossBelowF0, NonFinite
 from ..models import OneLayerTransformer
 from ..physics.outcome import as_json
 from ..tasks.modular_addition import accuracy, loss, modular_addition
@@ -102,8 +103,8 @@ def go_out(lab: Lab, steps: int, onset: float, look_every: int = 20) -> dict[str
 
     Returns:
         {"step", "train", "test", "energy": lists, one entry a look, to six digits ("energy" is empty for an optimizer
-        without one); "energy_change": the largest |H - H at the start| of all steps, None without; "onset": step, or
-        None}.
+        without one); "energy_change": the largest |H - H at the start| of all steps, None without; "ended_by": why
+        it broke off, or None; "onset": step, or None, also where it broke off}.
     """
     looks: dict[str, list] = {"step": [], "train": [], "test": [], "energy": []}
     start, change = None, 0.0
@@ -121,10 +122,15 @@ def go_out(lab: Lab, steps: int, onset: float, look_every: int = 20) -> dict[str
             looks["energy"] += [] if energy is None else [energy]
             lab.meter.add(look_every, step=traj.step, test=looks["test"][-1])
 
-    lab.traj.seek(steps, on_step=look)
+    ended = None
+    try:
+        lab.traj.seek(steps, on_step=look)
+    except (LatticeOverflow, NonFinite, LossBelowF0) as error:
+        ended = error.seen
     looks = {name: short(values) for name, values in looks.items()}
     risen = [step for step, test in zip(looks["step"], looks["test"], strict=True) if test >= onset]
-    return looks | {"energy_change": None if start is None else change, "onset": risen[0] if risen else None}
+    onset_step = risen[0] if risen and ended is None else None
+    return looks | {"energy_change": None if start is None else change, "onset": onset_step, "ended_by": ended}
 
 
 def short(values: Sequence[float | None]) -> list[float | None]:

@@ -170,8 +170,21 @@ def test_evidence_of_a_run_can_be_judged_and_drawn(evidence):
     finding = CLAIM.judge(evidence, T)
     assert finding.verdict == "inconclusive"  # one seed
     assert all(m.value is None or math.isfinite(m.value) for m in finding.measures)
-    for picture in CLAIM.pictures(evidence):
-        assert all(len(s.x) == len(s.y) for s in picture.series)
+    CLAIM.pictures(evidence)
+
+
+def test_pictures_show_the_return_first_and_the_prediction():
+    drawn = CLAIM.pictures(made_up(lambda what, turn: turn == "early"))
+    assert [p.title for p in drawn] == [
+        "What comes back",
+        "The way back",
+        "How far off at the onset",
+        "The error of floats",
+    ]
+    assert all(len(s.x) == len(s.y) > 0 for p in drawn for s in p.series)
+    shares = {s.name: s.y for s in drawn[0].series}
+    assert shares["late"] == [0.0]
+    assert CLAIM.pictures({}) == []
 
 
 # -- the rule, on evidence made up ---------------------------------------------------------------------

@@ -170,6 +170,11 @@ def _perturbed(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tup
             low = [share(w["lowest_test"] <= t["un-generalised"] for w in several) for several in ways]
             name = f"{kind} direction, size {size:g}, turns after the onset"
             measures.append(average(f"{name}: share that un-generalised on the way back", low))
+            forgot = [
+                share(abs(w["end"]["test"] - seen["start"]["test"]) <= t["accuracy floor"] for w in several)
+                for seen, several in zip(grid, ways, strict=True)
+            ]
+            measures.append(average(f"{name}: share with the start's test accuracy at step 0", forgot))
             for key, what in (("test", "test accuracy"), ("agreement", "agreement with the start's function")):
                 ends = [_mean(w["end"][key] for w in several) for several in ways]
                 measures.append(average(f"{name}: {what} at step 0", ends))

@@ -204,7 +204,11 @@ def _share_of(seen: Mapping[str, Any], ways: Iterable[Mapping[str, Any]], kind: 
 
 
 def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measure]:
-    """Does forward growth say which turns un-generalise, which return, and how far from the way out they come?"""
+    """Does forward growth say which turns un-generalise, which return, and how far from the way out they come?
+
+    A tangent map does not know of the kinks of ReLU. A perturbation large enough to cross some is further off than this
+    says, and the more so the longer the way: in the pilots that decided returns, not yet un-generalising.
+    """
     hits, always, ratios, back, back_always = [], [], [], [], []
     for seen in grid:
         cells = [(way, predicted_distance(seen, way)) for way in after_onset(seen) if way["kind"] == "random"]

@@ -196,7 +196,9 @@ def _batches(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple
         "mini-batches, the same ones: share with all bits back", replayed, kind="implementation check", control=True
     )
     heat = [seen["out"]["energy_change"] for seen in several]
-    return [measure, check, average("mini-batches: largest |change of H| on the way out", heat, unit="nats")], [verdict]
+    return [measure, check, average("mini-batches: largest |change of H| on the way out", heat, False, unit="nats")], [
+        verdict
+    ]
 
 
 def _share_of(seen: Mapping[str, Any], ways: Iterable[Mapping[str, Any]], kind: str, t: Thresholds) -> float | None:
@@ -234,7 +236,7 @@ def _prediction(grid: Sequence[Mapping[str, Any]], t: Thresholds) -> list[Measur
         average("un-generalising: share that the better of two constant answers has right", always, control=True),
         average(f"forward growth: share of returns predicted by one below {t['start distance']:g} at the start", back),
         average("returns: share that the better of two constant answers has right", back_always, control=True),
-        average("log10 of measured over predicted distance at the onset, where below 0.1", ratios),
+        average("log10 of measured over predicted distance at the onset, where below 0.1", ratios, False),
     ]
 
 

@@ -101,11 +101,17 @@ def growth_rate(ways: Sequence[Mapping[str, Any]], epsilon: float, onset: int, l
     return math.log(rows[-1][1] / rows[0][1]) / (rows[0][0] - rows[-1][0]) / lr
 
 
-def average(name: str, values: Iterable[float | None], **more: Any) -> Measure:
-    """The mean over seeds with its interval; Wilson's, if each seed's is 0 or 1 (a t interval would have no width)."""
+def average(name: str, values: Iterable[float | None], bounded: bool = True, **more: Any) -> Measure:
+    """The mean over seeds with its interval; Wilson's, if each seed's is 0 or 1 (a t interval would have no width).
+
+    `bounded`: it is a share, and its interval ends at 0 and 1.
+    """
     values = [v for v in values if v is not None]
     if not values:
         return Measure(name, None, n=0, **more)
-    yes_or_no = len(values) > 1 and set(values) <= {0.0, 1.0}
+    yes_or_no = bounded and len(values) > 1 and set(values) <= {0.0, 1.0}
     found = statistics.proportion(sum(map(bool, values)), len(values)) if yes_or_no else statistics.mean(values)
-    return Measure(name, found.value, found.interval, found.n, **more)
+    interval = found.interval
+    if bounded and interval is not None:
+        interval = max(0.0, interval[0]), min(1.0, interval[1])
+    return Measure(name, found.value, interval, found.n, **more)

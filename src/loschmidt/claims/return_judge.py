@@ -127,6 +127,7 @@ def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[
             average(
                 f"{dtype}: growth rate of the error from the last turn back to the onset",
                 rates,
+                bounded=False,
                 unit="nats a unit of time",
             )
         )

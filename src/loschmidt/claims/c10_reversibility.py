@@ -56,7 +56,7 @@ _GRID = {
     },
     "laptop": {
         "turns": _THREE,
-        "sizes": [1e-12, 1e-10, 1e-7, 1e-4, 1e-2],
+        "sizes": [1e-12, 1e-10, 1e-7, 1e-2],
         "random": 1,
         "gauge": 1,
         "growth": 1,

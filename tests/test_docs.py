@@ -73,6 +73,21 @@ def test_costs_page_shows_the_recorded_kernel_modes():
         assert f"| {row['optimizer']} | {row['mode']} | {times} |" in page
 
 
+def test_page_of_integrators_shows_the_recorded_step_control():
+    record = json.loads((ROOT / "benchmarks/results/step-control.json").read_text())
+    lines = between("docs/integrators.md", "step-control").splitlines()[2:]
+    assert lines[0].startswith("| auto | verlet |")
+    for line in lines:
+        _, lr, integrator, *_ = (cell.strip() for cell in line.split("|"))
+        rows = [r for r in record["rows"] if (str(r["lr"]), r["integrator"]) == (lr, integrator)]
+        kept = [r["gradients"] for r in rows if r["largest_change_of_H"] < record["settings"]["tolerance"]]
+        largest = max(r["largest_change_of_H"] for r in rows)
+        seen = f"{len(kept)} of {len(rows)} | {largest:.4f} | {min(kept):,} to {max(kept):,}"
+        assert line == f"| {lr} | {integrator} | {seen} |" and len(rows) == record["settings"]["seeds"]
+    auto = [r for r in record["rows"] if r["lr"] == "auto"]
+    assert all(r["exact"] for r in auto)
+
+
 def test_page_of_tasks_shows_the_recorded_key_frequencies():
     rows = json.loads((ROOT / "benchmarks/results/key-frequencies.json").read_text())["rows"]
     shown = between("docs/tasks.md", "key-frequencies").splitlines()[2:]

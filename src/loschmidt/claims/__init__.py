@@ -1,1 +1,4 @@
 """The claims of the source, each a runnable experiment with a verdict from data."""
+
+from .plan import plan_run as plan_run
+from .run import run_claims as run_claims

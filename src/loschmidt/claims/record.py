@@ -20,7 +20,7 @@ Evidence = Mapping[str, Sequence[Mapping[str, Any]]]
 class Say(Protocol):
     """How a part tells how far it is: `say(0.4, test=0.93)`; cheap, call it often."""
 
-    def __call__(self, share: float, **facts: float | str) -> None:
+    def __call__(self, share: float, /, **facts: float | str) -> None:
         """`share`: of the work that is done, in [0, 1]; `facts`: what to show beside."""
 
 

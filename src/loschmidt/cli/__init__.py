@@ -7,6 +7,7 @@ from cyclopts import App
 from .. import errors
 from ..trajectory.environment import package_version
 from .bench import bench
+from .claims import claims
 from .echo import echo
 from .runs import runs
 
@@ -16,6 +17,7 @@ app = App(
     version=package_version,
 )
 app.command(bench)
+app.command(claims)
 app.command(echo)
 app.command(runs)
 

@@ -1,6 +1,5 @@
 """`loschmidt bench`: what reversible steps cost on this machine."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from ..bench.picture import draw
 from ..bench.table import tables
 from ..errors import InvalidSetting
 from ..files import refuse_unwritable, write_json
+from .invocation import command
 
 Several = Parameter(consume_multiple=True, negative="")
 
@@ -79,8 +79,7 @@ def bench(
     places = [path for path in (out / "bench.json", json) if path is not None]
     for path in (*places, out / "bench.png"):  # now, and not after the run
         refuse_unwritable(path)
-    command = " ".join(["loschmidt", *(Path(x).name if Path(x).is_absolute() else x for x in sys.argv[1:])])
-    results = {"command": command} | run_bench(plan)
+    results = {"command": command()} | run_bench(plan)
     for path in places:
         write_json(path, results)
     console.print(tables(results))

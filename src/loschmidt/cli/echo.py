@@ -1,6 +1,5 @@
 """`loschmidt echo`: train, turn round, come back, compare."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from ..echo.picture import draw
 from ..echo.table import table
 from ..errors import InvalidSetting
 from ..files import refuse_unwritable, write_json
+from .invocation import command
 
 
 def echo(
@@ -71,7 +71,7 @@ def echo(
     for path in (out / "echo.json", out / "echo.png", json):  # now, and not after the run
         if path is not None:
             refuse_unwritable(path)
-    results = run_echo(plan) | {"command": "loschmidt " + " ".join(sys.argv[1:])}
+    results = run_echo(plan) | {"command": command()}
     for path in (out / "echo.json", json):
         if path is not None:
             write_json(path, results)

@@ -1,22 +1,15 @@
 """Runs the legs of an echo in worker processes, one torch thread each, with progress, and gathers the results."""
 
-import multiprocessing
-import queue
-import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..errors import LoschmidtError
-from ..live import Display, choose
+from ..live import Display, Workers, choose
 from ..trajectory import environment
-from .legs import JOBS
+from .legs import JOBS, Tick
 from .plan import LegPlan
 
 _VERBS = {
@@ -25,8 +18,6 @@ _VERBS = {
     "perturbed": "winding back, perturbed",
     "floats": "in plain floats",
 }
-_EVERY = 0.2  # seconds between messages of a worker
-_messages: Any = None
 
 
 def run_echo(plan: Sequence[LegPlan], workers: int = 2, progress: bool | Display | None = True) -> dict[str, Any]:
@@ -43,40 +34,33 @@ def run_echo(plan: Sequence[LegPlan], workers: int = 2, progress: bool | Display
         Ctrl-C, or if a job fails, what was finished is there all the same.
     """
     began, results, failures, interrupted = time.perf_counter(), {leg.optimizer: {} for leg in plan}, [], False
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
+    jobs: dict[str, tuple[LegPlan, str]] = {}
+    traces: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="loschmidt-echo-") as folder,
         choose(progress, transient=False) as display,
+        Workers(workers, display) as pool,
     ):
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (messages,))
-        running: dict[Future, tuple[LegPlan, str]] = {}
-        over: set[str] = set()  # names of jobs; their last messages may come after their results
 
         def submit(leg: LegPlan, job: str) -> None:
-            running[pool.submit(_work, leg, job, folder)] = (leg, job)
+            jobs[name := f"{leg.optimizer} {_VERBS[job]}"] = leg, job
+            pool.submit(name, _work, leg, job, Path(folder))
 
         try:
             for leg in plan:
                 submit(leg, "out")
-            while running:
-                done, _ = wait(running, timeout=_EVERY, return_when=FIRST_COMPLETED)
-                _drain(messages, display, over)
-                for future in done:
-                    leg, job = running.pop(future)
-                    try:
-                        results[leg.optimizer] |= future.result()
-                    except (LoschmidtError, BrokenProcessPool) as error:
-                        failures.append(f"{leg.optimizer}, {_VERBS[job]}: {error or 'a worker process died.'}")
-                    else:
-                        for after in ("back", "perturbed", "floats") if job == "out" else ():
-                            submit(leg, after)
-                    over.add(name := f"{leg.optimizer} {_VERBS[job]}")
-                    display.end(name, "failed" if future.exception() else "")
+            for outcome in pool.outcomes():
+                leg, job = jobs[outcome.name]
+                if outcome.error:
+                    failures.append(f"{leg.optimizer}, {_VERBS[job]}: {outcome.error}")
+                    traces.append(outcome.trace)
+                    continue
+                results[leg.optimizer] |= outcome.value
+                for after in ("back", "perturbed", "floats") if job == "out" else ():
+                    submit(leg, after)
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            _stop(pool)
+    print(*traces, sep="", end="", file=sys.stderr)
     legs = [_complete(results[leg.optimizer]) for leg in plan if results[leg.optimizer]]
     return {
         "runs": legs,
@@ -97,40 +81,5 @@ def _complete(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"exact": exact}
 
 
-def _start_worker(messages: Any) -> None:
-    global _messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    torch.set_num_threads(1)
-    _messages = messages
-
-
-def _work(leg: LegPlan, job: str, folder: str) -> dict[str, Any]:
-    last = 0.0
-
-    def tick(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last > _EVERY:
-            last = time.monotonic()
-            _messages.put((f"{leg.optimizer} {_VERBS[job]}", done, total))
-
-    tick(0, None)
-    return JOBS[job](leg, Path(folder), tick)
-
-
-def _drain(messages: Any, display: Display, over: set[str]) -> None:
-    while True:
-        try:
-            job, done, total = messages.get_nowait()
-        except queue.Empty:
-            return
-        if job not in over:
-            display.begin(job, total)
-            display.update(job, done)
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    workers = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-        worker.join()
+def _work(leg: LegPlan, job: str, folder: Path, tick: Tick) -> dict[str, Any]:
+    return JOBS[job](leg, folder, tick)

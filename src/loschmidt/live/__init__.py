@@ -12,3 +12,6 @@ from .metrics import record as record
 from .metrics import send as send
 from .metrics import writers as writers
 from .tensorboard import TensorBoard as TensorBoard
+from .workers import Outcome as Outcome
+from .workers import Tell as Tell
+from .workers import Workers as Workers

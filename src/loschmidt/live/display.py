@@ -23,7 +23,7 @@ class Display(Protocol):
     def begin(self, job: str, total: int | None) -> None:
         """A job begins, of so many steps (None: not known). If it is running already, its total is set anew."""
 
-    def update(self, job: str, done: int, **facts: Any) -> None:
+    def update(self, job: str, done: int, /, **facts: Any) -> None:
         """So many steps are done. Facts are shown beside: numbers, tensors of one element, texts, functions."""
 
     def end(self, job: str, note: str = "") -> None:
@@ -40,7 +40,7 @@ class Silent:
     def begin(self, job: str, total: int | None) -> None:
         """Nothing."""
 
-    def update(self, job: str, done: int, **facts: Any) -> None:
+    def update(self, job: str, done: int, /, **facts: Any) -> None:
         """Nothing."""
 
     def end(self, job: str, note: str = "") -> None:
@@ -83,7 +83,7 @@ class Plain:
         self.jobs[job] = Job(total, self._level)
         self._draw(self._begun, job)
 
-    def update(self, job: str, done: int, **facts: Any) -> None:
+    def update(self, job: str, done: int, /, **facts: Any) -> None:
         """So many steps are done.
 
         Args:

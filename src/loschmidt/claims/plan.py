@@ -1,0 +1,137 @@
+"""What a run of claims will do: its jobs, which of them are finished already, and how long the others may take."""
+
+import heapq
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..errors import InvalidSetting
+from ..files import refuse_unwritable
+from . import jobs, records, registry
+from .record import Claim, Scale
+
+SCALES: tuple[str, ...] = get_args(Scale)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, refused or ready.
+
+    Attributes:
+        claims: in order.
+        scale: smoke, laptop or full.
+        seeds: by claim.
+        workers: processes.
+        out: folder of results.
+        jobs: all of them, by claim.
+        found: what lies there already, by claim.
+        todo: jobs that are not finished, the longest first.
+        expected: seconds that each may take, by name.
+    """
+
+    claims: tuple[registry.Built, ...]
+    scale: str
+    seeds: dict[int, tuple[int, ...]]
+    workers: int
+    out: Path
+    jobs: dict[int, list[jobs.Job]]
+    found: dict[int, jobs.Found]
+    todo: list[jobs.Job]
+    expected: dict[str, float]
+
+    @property
+    def aside(self) -> dict[int, list[str]]:
+        """By claim, finished jobs of other versions, which are not used; only claims that have some."""
+        names = {id: found.aside(self.jobs[id]) for id, found in self.found.items()}
+        return {id: several for id, several in names.items() if several}
+
+    @property
+    def seconds(self) -> float:
+        """How long the run may take, from start to end."""
+        ends = [0.0] * self.workers
+        for job in self.todo:
+            heapq.heapreplace(ends, ends[0] + self.expected[job.name])
+        return max(ends)
+
+
+def plan_run(
+    ids: Sequence[int],
+    scale: str = "laptop",
+    seeds: int | None = None,
+    workers: int = 2,
+    out: Path = Path("out/claims"),
+    package: str | None = None,
+) -> RunPlan:
+    """Make a plan, and refuse before anything runs what cannot be done.
+
+    Args:
+        ids: claims by number; all that are built if there are none.
+        scale: smoke, laptop or full.
+        seeds: how many, from 0; None: as the claim says.
+        workers: processes, one torch thread each.
+        out: folder of results; finished jobs in it are not run again.
+        package: where claims are, if not in this one.
+
+    Raises:
+        InvalidSetting: an unknown claim or scale, no seeds, or a complete record of more seeds at `out`.
+        NotWritten: `out` cannot be written to.
+    """
+    if scale not in SCALES:
+        raise InvalidSetting(f"scale={scale!r} is unknown.", f"choose one of {', '.join(SCALES)}.")
+    if seeds is not None and seeds < 1:
+        raise InvalidSetting(f"seeds={seeds} is no number of seeds.", "give a positive number; headlines need 5.")
+    if workers < 1:
+        raise InvalidSetting(f"workers={workers} can do nothing.", "give a positive number.")
+    chosen = [registry.find(id, package) for id in dict.fromkeys(ids)] or list(registry.built(package).values())
+    if not chosen:
+        raise InvalidSetting("no claim is built yet.", "add one: docs/claims.md.")
+    all_seeds = {entry.claim.id: tuple(range(_seeds(entry.claim, scale, seeds))) for entry in chosen}
+    for entry in chosen:
+        refuse_unwritable(jobs.folder(out, entry.claim.id, scale) / "job.json")
+        refuse_unwritable(records.place(out, entry.claim.id, scale))
+        _refuse_fewer_seeds(out, entry.claim.id, scale, len(all_seeds[entry.claim.id]))
+    by_claim = {entry.claim.id: jobs.jobs_of(entry, scale, all_seeds[entry.claim.id]) for entry in chosen}
+    found = {id: jobs.read(out, id, scale) for id in by_claim}
+    expected = _expected(chosen, scale, by_claim, found)
+    todo = [job for id, several in by_claim.items() for job in several if job.key not in found[id].by_key]
+    todo.sort(key=lambda job: -expected[job.name])
+    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected)
+
+
+def _seeds(claim: Claim, scale: str, seeds: int | None) -> int:
+    can = [s for s in SCALES if any(s in part.settings for part in claim.parts)]
+    if scale not in can or (seeds is None and scale not in claim.seeds):
+        raise InvalidSetting(f"claim {claim.id} has no scale {scale}.", f"choose one of {', '.join(can) or 'none'}.")
+    return claim.seeds[scale] if seeds is None else seeds
+
+
+def _refuse_fewer_seeds(out: Path, claim: int, scale: str, seeds: int) -> None:
+    path = records.place(out, claim, scale)
+    if path.exists():
+        there = len(records.read(path)[0].seeds)
+        if there > seeds:
+            raise InvalidSetting(
+                f"{path} rests on {there} seeds, and a run of {seeds} would take its place.",
+                f"give --seeds {there} or more, or another --out.",
+            )
+
+
+def _expected(
+    chosen: Sequence[registry.Built], scale: str, by_claim: dict[int, list[jobs.Job]], found: dict[int, jobs.Found]
+) -> dict[str, float]:
+    """From what each part says; scaled to what was measured here, if something was."""
+    said = {(e.claim.id, part.name): float(part.seconds.get(scale, 60.0)) for e in chosen for part in e.claim.parts}
+    took: dict[tuple[int, str], list[float]] = {}
+    for id, there in found.items():
+        for record in there.by_key.values():
+            if (id, record["part"]) in said:
+                took.setdefault((id, record["part"]), []).append(record["evidence"]["seconds"])
+    typical = {part: statistics.median(seconds) for part, seconds in took.items()}
+    factor = statistics.median([typical[part] / max(said[part], 1e-3) for part in typical]) if typical else 1.0
+    return {
+        job.name: typical.get((job.claim, job.part), factor * said[job.claim, job.part])
+        for several in by_claim.values()
+        for job in several
+    }

@@ -1,0 +1,164 @@
+"""Runs the jobs of claims in worker processes, keeps what is finished, and makes verdicts of it."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from ..live import Display, Outcome, Workers, choose
+from . import jobs, records
+from .plan import RunPlan
+from .record import Claim
+from .records import ClaimRecord
+
+_ALL = "all jobs"
+NOT_RUN = ": not run"
+"""How a missing job is called that nothing was wrong with."""
+
+
+def run_claims(plan: RunPlan, command: str = "", progress: bool | Display | None = True) -> dict[str, Any]:
+    """Run what is not finished, and judge each claim as soon as its jobs are through.
+
+    A job that fails is reported, and ends no other. After Ctrl-C what is finished is kept, and judged if it can be.
+    An incomplete record does not take the place of a complete one.
+
+    Args:
+        plan: see `plan_run`.
+        command: to be written down.
+        progress: True: bars on a terminal or in a notebook, lines in a log; None: bars or nothing; False: nothing;
+            or a display.
+
+    Returns:
+        {"claims": records, "failures": texts, "notes": texts, "interrupted": bool, "seconds": float}.
+    """
+    began, interrupted = time.perf_counter(), False
+    session = _Session(plan, command)
+    with choose(progress, transient=False) as display:
+        board = _Board(plan, display)
+        with Workers(plan.workers, display, board.told) as pool:
+            by_name = {job.name: job for job in plan.todo}
+            try:
+                for job in plan.todo:
+                    pool.submit(job.name, jobs.do, job, plan.out)
+                for outcome in pool.outcomes():
+                    session.ended(by_name[outcome.name], outcome)
+                    board.ended(outcome.name)
+            except KeyboardInterrupt:
+                interrupted = True
+    print(*session.traces, sep="", end="", file=sys.stderr)
+    session.conclude()
+    return {
+        "claims": [session.records[id] for id in plan.jobs if id in session.records],
+        "failures": list(session.failures.values()),
+        "notes": session.notes,
+        "interrupted": interrupted,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class _Session:
+    """What has ended so far."""
+
+    def __init__(self, plan: RunPlan, command: str):
+        self.plan, self.command = plan, command
+        self.claims = {entry.claim.id: entry.claim for entry in plan.claims}
+        self.failures: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.traces: list[str] = []
+        self.records: dict[int, ClaimRecord] = {}
+        self.left = {id: sum(job.claim == id for job in plan.todo) for id in plan.jobs}
+
+    def ended(self, job: jobs.Job, outcome: Outcome) -> None:
+        """One more job has ended; if it was the last of its claim, the claim is judged."""
+        if outcome.error:
+            self.failures[job.name] = f"{job.name}: {outcome.error}"
+            self.traces.append(outcome.trace)
+        self.left[job.claim] -= 1
+        if not self.left[job.claim]:
+            self._judge(self.claims[job.claim])
+
+    def conclude(self) -> None:
+        """Judge what is not judged yet."""
+        for id, claim in self.claims.items():
+            if id not in self.records:
+                self._judge(claim)
+
+    def _judge(self, claim: Claim) -> None:
+        plan, there = self.plan, jobs.read(self.plan.out, claim.id, self.plan.scale)
+        wanted = plan.jobs[claim.id]
+        done = [there.by_key[job.key] for job in wanted if job.key in there.by_key]
+        if not done:
+            self.notes.append(f"claim {claim.id}: no job is finished, so there is nothing to judge.")
+            return
+        missing = [self.failures.get(job.name, f"{job.name}{NOT_RUN}") for job in wanted if job.key not in there.by_key]
+        record = _record(claim, wanted, done, missing, there.aside(wanted), self.command)
+        self.records[claim.id] = record
+        path = records.place(plan.out, claim.id, plan.scale)
+        if missing and path.exists() and records.read(path)[0].complete:
+            self.notes.append(f"claim {claim.id}: not all jobs are finished; the complete record {path.name} stays.")
+            return
+        records.write(path, [record])
+
+
+def _record(
+    claim: Claim,
+    wanted: list[jobs.Job],
+    done: list[dict[str, Any]],
+    missing: list[str],
+    aside: list[str],
+    command: str,
+) -> ClaimRecord:
+    evidence: dict[str, list[dict[str, Any]]] = {job.part: [] for job in wanted}
+    for result in done:
+        evidence[result["part"]].append(result["evidence"])
+    then = {name: value for result in done for name, value in result["thresholds"].items()}
+    now = jobs.plain(dict(claim.thresholds))
+    changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
+    environments = [result["environment"] for result in done]
+    return ClaimRecord.model_validate(
+        records.words(claim)
+        | records.judged(claim, evidence, now)
+        | {
+            "thresholds": now,
+            "thresholds_changed": changed,
+            "scale": wanted[0].scale,
+            "seeds": sorted({result["evidence"]["seed"] for result in done}),
+            "missing": missing,
+            "evidence": evidence,
+            "settings": {job.part: jobs.plain(dict(job.settings)) for job in wanted},
+            "code": {job.part: job.code for job in wanted},
+            "set_aside": aside,
+            "command": command,
+            "environment": environments[-1],
+            "environments": len({json.dumps(environment, sort_keys=True) for environment in environments}),
+            "seconds": sum(result["evidence"]["seconds"] for result in done),
+        }
+    )
+
+
+class _Board:
+    """One bar for all jobs, in hundredths of the work that is expected."""
+
+    def __init__(self, plan: RunPlan, display: Display):
+        self.expected = {job.name: plan.expected[job.name] for job in plan.todo}
+        self.total, self.display = sum(self.expected.values()), display
+        self.shares = dict.fromkeys(self.expected, 0.0)
+        self.over = 0
+        if self.expected:
+            display.begin(_ALL, 100)
+
+    def told(self, job: str, done: int, total: int | None) -> None:
+        """A job told how far it is."""
+        self.shares[job] = done / total if total else 0.0
+        self._update()
+
+    def ended(self, job: str) -> None:
+        """A job has ended."""
+        self.shares[job], self.over = 1.0, self.over + 1
+        self._update()
+        if self.over == len(self.shares):
+            self.display.end(_ALL)
+
+    def _update(self) -> None:
+        done = sum(share * self.expected[job] for job, share in self.shares.items()) / max(self.total, 1e-9)
+        self.display.update(_ALL, int(100 * done), jobs=f"{self.over} of {len(self.shares)}")

@@ -1,0 +1,80 @@
+"""Claims as tables: the twelve with their verdicts, and the measures of one."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from .record import Measure
+from .records import ClaimRecord, latest
+from .registry import TWELVE, Built
+
+Records = Mapping[tuple[int, str], ClaimRecord]
+_COLOURS = {"supported": "green", "refuted": "red", "partly": "yellow", "inconclusive": "yellow"}
+_HEADS = ("", "claim", "verdict", "scale", "seeds")
+
+
+def verdicts(found: Mapping[int, Built], records: Records) -> list[tuple[str, str, str, str, str]]:
+    """Rows of number, title, verdict, scale and seeds; of all twelve."""
+    rows = []
+    for id, topic in TWELVE.items():
+        record = latest(records, id)
+        title = found[id].claim.title if id in found else record.title if record else topic.title
+        if record is None:
+            rows.append((str(id), title, "not run" if id in found else "not yet built", "", ""))
+        else:
+            rows.append((str(id), title, verdict_of(record), record.scale, str(len(record.seeds))))
+    return rows
+
+
+def verdict_of(record: ClaimRecord) -> str:
+    """A verdict in words, with what qualifies it."""
+    words = record.verdict or "no verdict"
+    return words if record.complete else f"{words} (incomplete)"
+
+
+def table(found: Mapping[int, Built], records: Records) -> Table:
+    """The twelve on a terminal."""
+    out = Table(*_HEADS, title="The twelve claims")
+    for id, title, verdict, scale, seeds in verdicts(found, records):
+        colour = _COLOURS.get(verdict.split(" (")[0], "dim")
+        out.add_row(id, Text(title), Text(verdict, style=colour), scale, seeds)
+    return out
+
+
+def markdown(found: Mapping[int, Built], records: Records) -> str:
+    """The twelve as a Markdown table, for documentation."""
+    return _markdown(_HEADS, verdicts(found, records))
+
+
+def sentences(found: Mapping[int, Built]) -> str:
+    """Which claim reads which sentences of the source, as a Markdown table."""
+    rows = []
+    for id, topic in TWELVE.items():
+        said = found[id].claim if id in found else topic
+        rows.append((str(id), said.title, ", ".join(map(str, said.sentences))))
+    return _markdown(("", "claim", "sentences"), rows)
+
+
+def measures(several: Sequence[Measure]) -> Table:
+    """Measures on a terminal, evidence first, controls marked, implementation checks last."""
+    out = Table("measure", "value", "95 %", "n", "held against", "met")
+    for measure in sorted(several, key=lambda m: m.kind != "evidence"):
+        kind = "control" if measure.control else "" if measure.kind == "evidence" else measure.kind
+        name = f"{measure.name} ({kind})" if kind else measure.name
+        value = "-" if measure.value is None else f"{_number(measure.value)} {measure.unit}".strip()
+        interval = "-" if measure.interval is None else " to ".join(map(_number, measure.interval))
+        met = {None: "", True: "yes", False: "no"}[measure.met]
+        colour = {None: "", True: "green", False: "red"}[measure.met]
+        out.add_row(Text(name), value, interval, str(measure.n), Text(measure.threshold), Text(met, style=colour))
+    return out
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) >= 1000 and float(x).is_integer() else f"{x:.4g}"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(" ".join(line.split()) for line in lines)

@@ -1,0 +1,232 @@
+"""`loschmidt claims`: the claims, their tests, and what came of them."""
+
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from rich.console import Console
+from rich.text import Text
+
+from ..claims import plan_run, records, registry, run_claims, table
+from ..claims.records import ClaimRecord
+from ..claims.run import NOT_RUN
+from ..errors import DamagedFile, InvalidSetting
+from ..files import refuse_unwritable, write_json
+from ..live.job import span
+from .invocation import command
+
+claims = App(name="claims", help="Twelve claims about whether training can be undone: list, run, and judge them.")
+
+RESULTS = Path("results")
+
+
+@claims.command(name="list")
+def list_(*, records: Path = RESULTS, json: Path | None = None) -> int:
+    """The twelve claims, and the verdicts that there are.
+
+    Examples:
+
+        loschmidt claims list
+
+        loschmidt claims list --records out/claims
+
+    Parameters
+    ----------
+    records
+        Folder with the records. Of several scales the largest speaks.
+    json
+        Write the table to this file, too.
+    """
+    if json is not None:
+        refuse_unwritable(json)
+    built, there = registry.built(), _read(records)
+    Console().print(table.table(built, there))
+    if json is not None:
+        keys = ("id", "title", "verdict", "scale", "seeds")
+        write_json(json, {"claims": [dict(zip(keys, row, strict=True)) for row in table.verdicts(built, there)]})
+    return 0
+
+
+@claims.command
+def show(id: int, *, records: Path = RESULTS, json: Path | None = None) -> int:
+    """One claim: what is asked, what would refute it, how it is tested, and what was found.
+
+    Examples:
+
+        loschmidt claims show 2
+
+    Parameters
+    ----------
+    id
+        1 to 12.
+    records
+        Folder with the records. Of several scales the largest speaks.
+    json
+        Write its record to this file, too.
+    """
+    if json is not None:
+        refuse_unwritable(json)
+    record = latest(records, id)
+    claim = registry.find(id).claim if record is None or id in registry.built() else record
+    console = Console()
+    console.print(Text(f"Claim {id}: {claim.title}", style="bold"))
+    for name in ("statement", "question", "prediction", "falsifier", "protocol", "rule", "outside"):
+        _say(console, name, getattr(claim, name))
+    _say(console, "thresholds", ", ".join(f"{name} = {value:g}" for name, value in claim.thresholds.items()))
+    if record is None:
+        console.print(f"\nNot run: loschmidt claims run {id}")
+    else:
+        _say_record(console, record)
+    if json is not None:
+        write_json(json, {"claims": [record.json_entry()] if record else []})
+    return 0
+
+
+@claims.command
+def run(
+    *ids: int,
+    scale: str = "laptop",
+    seeds: int | None = None,
+    workers: int = 2,
+    out: Path = Path("out/claims"),
+    json: Path | None = None,
+) -> int:
+    """Put claims to the test. What is finished in `out` is not run again.
+
+    Examples:
+
+        loschmidt claims run 2
+
+        loschmidt claims run 2 10 --scale smoke --seeds 2
+
+        loschmidt claims run --scale laptop --out results
+
+    Exit code: 0 if every job was finished and every claim got a verdict, whatever it says; 1 if not; 130 after Ctrl-C
+    (what was finished is kept, and judged if it can be).
+
+    Parameters
+    ----------
+    ids
+        1 to 12. Default: all that are built.
+    scale
+        smoke (seconds, tests the code), laptop (minutes on 2 cores) or full (hours, or a GPU).
+    seeds
+        How many, counted from 0. Default: the claim's own number.
+    workers
+        Processes, one torch thread each.
+    out
+        Folder of results: a record of each claim, and below it, in jobs/, a file of each finished job.
+    json
+        A second place for the records, all in one file.
+    """
+    console = Console()
+    if json is not None:
+        refuse_unwritable(json)
+    planned = plan_run(ids, scale, seeds, workers, out)
+    total = sum(map(len, planned.jobs.values()))
+    finished = f", {total - len(planned.todo)} finished before" if len(planned.todo) < total else ""
+    names = ", ".join(map(str, planned.jobs))
+    long = f"about {span(planned.seconds)} with {workers} processes" if planned.todo else "nothing is left to run"
+    console.print(f"Claims {names}, {scale}: {total} jobs{finished}; {long}.")
+    for id, aside in planned.aside.items():
+        console.print(Text(f"Claim {id}: set aside, not used and not deleted: {'; '.join(aside)}."))
+    done = run_claims(planned, command())
+    if json is not None:
+        records.write(json, done["claims"])
+    for record in done["claims"]:
+        console.print(Text(f"\nClaim {record.id}: {record.title}", style="bold"))
+        _say_record(console, record)
+    console.print(f"\nRecords: {out}   {span(done['seconds'])}")
+    told = {text for record in done["claims"] for text in record.missing}
+    for note in (*done["notes"], *(text for text in done["failures"] if text not in told)):
+        console.print(Text(note, style="red"))
+    if done["interrupted"]:
+        console.print("Interrupted; what was finished is kept, and the same command goes on from there.")
+        return 130
+    return 0 if not done["failures"] and all(record.verdict for record in done["claims"]) else 1
+
+
+@claims.command
+def judge(*ids: int, records: Path = RESULTS, write: bool = False, json: Path | None = None) -> int:
+    """Make verdicts anew from records, without running anything, and compare.
+
+    Evidence and thresholds are those of the record; the rule is the code's of today. Exit code 1 if a verdict or a
+    measure is another than the record's.
+
+    Examples:
+
+        loschmidt claims judge
+
+        loschmidt claims judge 2 --records out/claims
+
+    Parameters
+    ----------
+    ids
+        1 to 12. Default: all that have records.
+    records
+        Folder with the records.
+    write
+        Write the new verdicts into the records.
+    json
+        Write the records with the new verdicts to this file, too.
+    """
+    if json is not None:
+        refuse_unwritable(json)
+    return _judge(ids, records, write, json)
+
+
+def _judge(ids: tuple[int, ...], folder: Path, write: bool, json: Path | None) -> int:
+    console, there = Console(), _read(folder)
+    missing = [id for id in ids if not any(id == claim for claim, _ in there)]
+    if missing or not there:
+        names = f"no record of claim {', '.join(map(str, missing))}" if missing else "no record"
+        raise InvalidSetting(f"there is {names} in {folder}.", "run it: loschmidt claims run.")
+    made, same = [], True
+    for (id, scale), record in there.items():
+        if ids and id not in ids:
+            continue
+        new = records.again(record, registry.find(id).claim)
+        made.append(new)
+        agrees = new == record
+        same &= agrees
+        before = "as recorded" if agrees else f"recorded: {table.verdict_of(record)}, and other numbers or words"
+        console.print(Text(f"Claim {id}, {scale}: {table.verdict_of(new)} ({before})"))
+        if write and not agrees:
+            records.write(records.place(folder, id, scale), [new])
+    if json is not None:
+        records.write(json, made)
+    return 0 if same else 1
+
+
+def latest(folder: Path, id: int) -> ClaimRecord | None:
+    """The record that speaks for a claim, if there is one."""
+    return records.latest(_read(folder), id)
+
+
+def _read(folder: Path) -> dict[tuple[int, str], ClaimRecord]:
+    if folder != RESULTS and not folder.exists():
+        raise DamagedFile(f"there is no folder {folder}.", "give one with records, as --out of `claims run`.")
+    return records.read_folder(folder)
+
+
+def _say(console: Console, name: str, text: Any) -> None:
+    console.print(Text(f"{name:>11}  {text}"), highlight=False)
+
+
+def _say_record(console: Console, record: ClaimRecord) -> None:
+    _say(console, "verdict", f"{table.verdict_of(record)}, {record.scale}, {len(record.seeds)} seeds")
+    for part in record.sub_verdicts:
+        _say(console, part.name, f"{part.verdict}: {part.why}")
+    if record.note:
+        _say(console, "note", record.note)
+    for name, (then, now) in record.thresholds_changed.items():
+        _say(console, "note", f"the threshold {name} was {then} when jobs ran, and is {now}.")
+    for text in record.left_out:
+        _say(console, "left out", text)
+    failed = [text for text in record.missing if not text.endswith(NOT_RUN)]
+    for text in failed:
+        _say(console, "missing", text)
+    if len(failed) < len(record.missing):
+        _say(console, "missing", f"{len(record.missing) - len(failed)} jobs that were not run")
+    if record.measures:
+        console.print(table.measures(record.measures))

@@ -1,0 +1,1 @@
+"""Toy claims: the machinery is tested on them, in fractions of a second."""

@@ -30,17 +30,17 @@ _ARMS = _arms((40, 240), (200, 600))
 _HALF = _arm("momentum 0.5", "SGD", (), lr=0.02, momentum=0.5)
 _ECHOED = ("momentum 0.9", "momentum 0.98", "momentum 1.0", "ECD")
 
-_FLOATS = {"turn": 1200, "every": 5, "directions": 2, "align": 100, "ceilings": {"float64": 1e-7, "float32": 1e-2}}
+_FLOATS = {"turn": 1200, "every": 5, "directions": 1, "align": 100, "ceilings": {"float64": 1e-7, "float32": 1e-2}}
 _ECHOES = {"turn": 1200, "every": 20, "sizes": [1e-9, 1e-6], "same": 0.9}
 
 _SETTINGS = {
     "bits": {
         "laptop": {"task": _LAPTOP_TASK, "arms": [_HALF, *_ARMS], "steps": 300},
-        "smoke": {"task": _SMOKE_TASK, "arms": [_HALF, *_ARMS], "steps": 60},
+        "smoke": {"task": _SMOKE_TASK, "arms": [_HALF, *_ARMS], "steps": 30},
     },
     "float reversal": {
         "laptop": {"task": _LAPTOP_TASK, "arms": _ARMS, **_FLOATS},
-        "smoke": {"task": _SMOKE_TASK, "arms": _arms((5, 40), (5, 60)), **_FLOATS, "turn": 80, "every": 5, "align": 10},
+        "smoke": {"task": _SMOKE_TASK, "arms": _arms((5, 40), (5, 40)), **_FLOATS, "turn": 50, "every": 5, "align": 5},
     },
     "perturbed return": {
         "laptop": {"task": _LAPTOP_TASK, "arms": [a for a in _ARMS if a["name"] in _ECHOED], **_ECHOES},

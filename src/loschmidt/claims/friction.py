@@ -52,7 +52,7 @@ def floats(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any]:
             here.setdefault("energy_change", energies.change(arm))
         say((i + 0.6) / len(arms), arm=arm["name"])
         here["energy_change_at_half_step"] = _energy_at_half_step(settings, seed, arm)
-        here["lambda"] = _lambda(settings, seed, arm)
+        here |= _tangents(settings, seed, arm)
         out[arm["name"]] = here
     return {"arms": out}
 
@@ -201,13 +201,20 @@ def _energy_at_half_step(settings: Mapping[str, Any], seed: int, arm: Mapping[st
     return energies.change(arm)
 
 
-def _lambda(settings: Mapping[str, Any], seed: int, arm: Mapping[str, Any]) -> float:
-    """Nats per step on the way out, over the very steps that growth is fitted on; mean over directions.
+def _tangents(settings: Mapping[str, Any], seed: int, arm: Mapping[str, Any]) -> dict[str, float]:
+    """Nats per step of tangents, out ("lambda") and back, over the very steps that growth is fitted on.
 
-    Directions are let align in the steps before.
+    Out, directions are let align in the steps before; back, in all steps from the turn. The two need not mirror each
+    other over a stretch of finite length: out and back see the same growth in the end, but not at the same steps.
     """
-    run = adding(settings["task"], seed).run(arm["kind"], arm["settings"]).seek(settings["turn"])
-    first, last = (settings["turn"] - back for back in reversed(arm["fit"]))
+    run, count = adding(settings["task"], seed).run(arm["kind"], arm["settings"]), settings["directions"]
+    turn = run.seek(settings["turn"]).step
+    first, last = (turn - back for back in reversed(arm["fit"]))
     align = min(settings["align"], first)
-    grown = physics.tangent(run, first - align, last, settings["directions"], seed=seed).log_growth
-    return float((grown[-1] - grown[align]).mean()) / (last - first)
+    out = physics.tangent(run, first - align, last, count, seed=seed).log_growth
+    back = physics.tangent(run, turn, first, count, seed=seed + 1).by_lattice["q"]
+    steps = last - first
+    return {
+        "lambda": float((out[-1] - out[align]).mean()) / steps,
+        "tangent_back": float((back[-1] - back[turn - last]).mean()) / steps,
+    }

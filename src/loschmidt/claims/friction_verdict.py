@@ -106,6 +106,8 @@ def _judge_growth(arms: Mapping[str, dict[int, Any]], limits: Mapping[str, float
         met.append(ok)
         measures.append(Measure(f"growth, {name}", *found, unit=unit, threshold=bound, met=ok, control=name in FREE))
         measures.append(Measure(f"lambda + ln(1/momentum), {name}", *theory, unit=unit, control=name in FREE))
+        undone = statistics.mean([a["tangent_back"] for a in seeds.values()])
+        measures.append(Measure(f"growth of the tangent of undoing, {name}", *undone, unit=unit, control=name in FREE))
         single = [a["float32"]["growth"] for a in seeds.values() if a["float32"]["growth"] is not None]
         if single:
             measures.append(Measure(f"growth in float32, {name}", *statistics.mean(single), unit=unit))

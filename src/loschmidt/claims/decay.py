@@ -14,7 +14,7 @@ import torch
 from .. import physics
 from ..errors import LoschmidtError
 from ..exact import random
-from ..physics.outcome import agreement
+from ..physics.outcome import agreement, as_json
 from ..physics.state import Layout
 from .adding import Adding, adding
 from .friction import floor
@@ -54,11 +54,12 @@ class Push(physics.Perturbation):
         def push(traj: "Trajectory") -> None:
             if traj.step == turn:
                 return
-            q = layout.read()[0]
-            size = self.share * settings["lr"] * settings["weight_decay"] * float(q.norm())
-            if row:
-                potential = float(traj._last_loss) + settings["weight_decay"] / 2 * float(q @ q) - settings["F0"]
-                size *= settings["eta"] / potential
+            q, lr, whole = layout.read()[0], settings["lr"], settings["weight_decay"]
+            part, size = (1 - self.share) * whole, lr * self.share * whole * float(q.norm())
+            if row:  # decay acts as a force, and through the potential that all forces are divided by
+                g = torch.cat([p.grad.reshape(-1) for p in settings["params"]])
+                over = [float(traj._last_loss) + w / 2 * float(q @ q) - settings["F0"] for w in (whole, part)]
+                size = lr * settings["eta"] * float(((g + whole * q) / over[0] - (g + part * q) / over[1]).norm())
             layout.move(opt, along * size)
 
         return push
@@ -139,7 +140,7 @@ class _Start:
             with torch.no_grad():
                 now = agreement(task.observe(task.model), self.outputs)
             found = {"agreement": now, "exact": traj.digest() == self.digest, **task.knows()}
-            return found | {"ended_by": ended, "ended_at": traj.step}
+            return as_json(found | {"ended_by": ended, "ended_at": traj.step})
 
 
 class _Energies:

@@ -17,8 +17,10 @@ Way = Mapping[str, Any]
 
 def returned(way: Way, start: Mapping[str, float], limits: Mapping[str, float]) -> bool:
     """Whether a way back ended with the start's function: its answers, and its loss."""
+    if way["ended_by"] is not None or way["loss"] is None:
+        return False
     near = abs(way["loss"] / start["loss"] - 1) <= limits["loss, relative"]
-    return way["ended_by"] is None and near and way["agreement"] >= limits["answers as at the start"]
+    return near and way["agreement"] >= limits["answers as at the start"]
 
 
 def judge(evidence: Evidence, thresholds: Mapping[str, float]) -> Finding:
@@ -134,8 +136,8 @@ def _judge_kind(rows: list[Any], kind: str, limits: Mapping[str, float]) -> tupl
         out.append(_largest(kind, largest, len(rows)))
     for what, name in (("train loss", "loss"), ("test accuracy", "test")):
         values = [row["turns"][-1]["ways"]["share 1"][name] for row in rows]
-        starts = [row["start"][name] for row in rows]
-        if rows:
+        starts, values = [row["start"][name] for row in rows], [v for v in values if v is not None]
+        if values:
             out.append(Measure(f"{what} at step 0 with share 1 un-reversed, {kind}", *statistics.mean(values)))
             out.append(Measure(f"{what} of the start, {kind}", *statistics.mean(starts), control=True))
     if len(rows) < 2 or home.get(0) != 1:

@@ -160,7 +160,7 @@ CLAIM = Claim(
     seeds={"smoke": 2, "laptop": 5},
     parts=[
         Part("bits", friction.bits, _SETTINGS["bits"], {"smoke": 1, "laptop": 5}),
-        Part("float reversal", friction.floats, _SETTINGS["float reversal"], {"smoke": 3, "laptop": 100}),
+        Part("float reversal", friction.floats, _SETTINGS["float reversal"], {"smoke": 3, "laptop": 110}),
         Part("perturbed return", friction.echoes, _SETTINGS["perturbed return"], {"smoke": 1, "laptop": 55}),
     ],
     judge=judge,

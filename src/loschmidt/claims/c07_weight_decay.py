@@ -12,7 +12,7 @@ _SMOKE_TASK = {"p": 7, "width": 8, "hidden": 16, "fraction": 0.6}
 _ECD = {"lr": 0.04, "eta": 2.0}
 _USUAL = _ECD | {"weight_decay": 1e-3}
 _TURN = 1400
-_SHARES = (0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1)
+_SHARES = (0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1)
 
 
 def _turn(
@@ -25,7 +25,7 @@ def _strong(decoupled: bool) -> dict[str, Any]:
     more = (2,) if decoupled else ()
     laptop = [
         _turn(_TURN // 2, (1e-3, 1, *more), mirror=(1,)),
-        _turn(_TURN, (*_SHARES, *more), pushes=(1e-4, 1e-2), flip=True),
+        _turn(_TURN, (*_SHARES, *more), pushes=(1e-7, 1e-6, 1e-5), flip=True),
     ]
     smoke = [_turn(15, (1,), mirror=(1,)), _turn(30, (0, 1e-3, 1, *more), pushes=(1e-3,), flip=True)]
     return {
@@ -36,7 +36,7 @@ def _strong(decoupled: bool) -> dict[str, Any]:
 
 def _weak(decoupled: bool) -> dict[str, Any]:
     none = () if decoupled else (0.0,)  # without decay the two are one
-    decays = [*none, 1e-6, 1e-5, 1e-4]
+    decays = [*none, 1e-10, 1e-8, 1e-6]
     common = {"ecd": _ECD, "decoupled": decoupled}
     return {
         "laptop": {"task": _LAPTOP_TASK, **common, "turn": _TURN, "decays": decays},
@@ -125,9 +125,9 @@ CLAIM = Claim(
     thresholds=THRESHOLDS,
     seeds={"smoke": 2, "laptop": 5},
     parts=[
-        *(Part(kind, decay.strong, _strong(outside), {"smoke": 1, "laptop": 40}) for kind, outside in _PARTS.items()),
+        *(Part(kind, decay.strong, _strong(outside), {"smoke": 1, "laptop": 55}) for kind, outside in _PARTS.items()),
         *(
-            Part(f"weak decay {kind}", decay.weak, _weak(outside), {"smoke": 1, "laptop": 22})
+            Part(f"weak decay {kind}", decay.weak, _weak(outside), {"smoke": 1, "laptop": 25})
             for kind, outside in _PARTS.items()
         ),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loschmidt.bench.table import markdown as bench_table
+from loschmidt.claims import records, registry, table
 from loschmidt.echo.table import markdown
 from loschmidt.optim import replay
 from loschmidt.trajectory import trajectory
@@ -65,6 +66,20 @@ def test_costs_page_shows_the_recorded_bench():
     page = (ROOT / "docs/what-it-costs.md").read_text()
     shown = page.split("<!-- bench -->")[1].split("<!-- /bench -->")[0].strip()
     assert shown == bench_table(results)
+
+
+def between(page, name):
+    return (ROOT / page).read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
+
+
+def test_readme_shows_the_recorded_verdicts():
+    assert between("README.md", "verdicts") == table.markdown(registry.built(), records.read_folder(ROOT / "results"))
+
+
+def test_the_page_of_the_source_shows_which_claim_reads_which_sentence():
+    assert between("docs/source.md", "sentences") == table.sentences(registry.built())
+    numbers = re.findall(r"^(\d)\. ", (ROOT / "docs/source.md").read_text(), re.MULTILINE)
+    assert set(map(int, numbers)) == {n for topic in registry.TWELVE.values() for n in topic.sentences}
 
 
 def test_the_page_on_folders_shows_what_was_recorded():

@@ -2,3 +2,4 @@
 
 from .plan import plan_run as plan_run
 from .run import run_claims as run_claims
+from .run import try_claim as try_claim

@@ -91,6 +91,8 @@ def _reached(body: list[ast.stmt], name: str) -> list[ast.stmt]:
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
+    if getattr(statement, "decorator_list", None):
+        return  # a decorator may note it somewhere
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         yield statement.name
     elif isinstance(statement, ast.Import | ast.ImportFrom):

@@ -16,6 +16,7 @@ from ..files import finite, write_json
 from ..live import Tell
 from ..trajectory import environment
 from . import code, registry
+from .record import Claim, Part, Say
 
 RESERVED = ("seed", "settings", "seconds")
 """What a job adds to the evidence that its part returns."""
@@ -92,55 +93,60 @@ def jobs_of(entry: registry.Built, scale: str, seeds: Sequence[int]) -> list[Job
 
 def do(job: Job, out: Path, tell: Tell) -> float:
     """Run a job, in a worker process, and write down what it finds; seconds that it took."""
-    part = next(p for p in registry.load(job.module).claim.parts if p.name == job.part)
-    _fresh(job)
+    claim = registry.load(job.module).claim
+    part = next(p for p in claim.parts if p.name == job.part)
 
     def say(share: float, /, **facts: float | str) -> None:
         tell(round(100 * share), 100, **facts)
 
+    evidence = perform(claim, part, job.scale, job.seed, say)
+    result = {
+        "claim": job.claim,
+        "part": job.part,
+        "scale": job.scale,
+        "code": job.code,
+        "key": job.key,
+        "thresholds": dict(job.thresholds),
+        "environment": environment.record(),
+        "evidence": evidence,
+    }
+    write_json(job.path(out), result)
+    return evidence["seconds"]
+
+
+def perform(claim: Claim, part: Part, scale: str, seed: int, say: Say) -> dict[str, Any]:
+    """Run a part with a seed: its evidence as JSON gives it back, with seed, settings and seconds.
+
+    Raises:
+        InvalidSetting: the part returned what JSON cannot hold, or names that are added here.
+    """
+    where = f"part {part.name!r} of claim {claim.id} returned"
+    _fresh(claim.id, part.name, seed)
     began = time.perf_counter()
-    evidence = part.run(part.settings[job.scale], job.seed, say)
+    evidence = part.run(part.settings[scale], seed, say)
     seconds = time.perf_counter() - began
     if not isinstance(evidence, dict) or not all(isinstance(name, str) for name in evidence):
         raise InvalidSetting(
-            f"part {job.part!r} of claim {job.claim} returned {type(evidence).__name__} {str(evidence)[:60]!r}.",
-            "return a dict with texts as keys.",
+            f"{where} {type(evidence).__name__} {str(evidence)[:60]!r}.", "return a dict with texts as keys."
         )
     if taken := [name for name in RESERVED if name in evidence]:
-        raise InvalidSetting(
-            f"part {job.part!r} of claim {job.claim} returned {', '.join(taken)}, which a job adds.", "rename it."
-        )
+        raise InvalidSetting(f"{where} {', '.join(taken)}, which is added to it.", "rename it.")
     try:
-        json.dumps(evidence)
-    except (TypeError, ValueError) as error:
+        return plain(evidence | {"seed": seed, "settings": dict(part.settings[scale]), "seconds": seconds})
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InvalidSetting(
-            f"part {job.part!r} of claim {job.claim} returned what JSON cannot hold: {error}.",
-            "return numbers, texts, lists and dicts of them; `.item()` and `.tolist()` of tensors.",
+            f"{where} what JSON cannot hold: {error}.", "return numbers, texts, lists and dicts; `.tolist()` of arrays."
         ) from error
-    write_json(
-        job.path(out),
-        {
-            "claim": job.claim,
-            "part": job.part,
-            "scale": job.scale,
-            "code": job.code,
-            "key": job.key,
-            "thresholds": dict(job.thresholds),
-            "environment": environment.record() | {"threads": 1},
-            "evidence": evidence | {"seed": job.seed, "settings": dict(job.settings), "seconds": seconds},
-        },
-    )
-    return seconds
 
 
-def _fresh(job: Job) -> None:
+def _fresh(*key: int | str) -> None:
     """What an earlier job of this process may have left is put in order, so that results depend on the job alone."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
     if torch.are_deterministic_algorithms_enabled():  # to ask is quick, to set imports half of torch
         torch.use_deterministic_algorithms(False)
-    random.seed_all("claim", job.claim, job.part, job.seed)
+    random.seed_all("claim", *key)
 
 
 @dataclass

@@ -67,7 +67,7 @@ def plan_run(
     """Make a plan, and refuse before anything runs what cannot be done.
 
     Args:
-        ids: claims by number; all that are built if there are none.
+        ids: claims by number; all that have this scale if there are none.
         scale: smoke, laptop or full.
         seeds: how many, from 0; None: as the claim says.
         workers: processes, one torch thread each.
@@ -84,9 +84,11 @@ def plan_run(
         raise InvalidSetting(f"seeds={seeds} is no number of seeds.", "give a positive number; headlines need 5.")
     if workers < 1:
         raise InvalidSetting(f"workers={workers} can do nothing.", "give a positive number.")
-    chosen = [registry.find(id, package) for id in dict.fromkeys(ids)] or list(registry.built(package).values())
+    chosen = [registry.find(id, package) for id in dict.fromkeys(ids)]
+    if not ids:
+        chosen = [entry for entry in registry.built(package).values() if scale in _scales(entry.claim)]
     if not chosen:
-        raise InvalidSetting("no claim is built yet.", "add one: docs/claims.md.")
+        raise InvalidSetting(f"no claim has the scale {scale} yet.", "choose another scale, or see docs/claims.md.")
     all_seeds = {entry.claim.id: tuple(range(_seeds(entry.claim, scale, seeds))) for entry in chosen}
     for entry in chosen:
         refuse_unwritable(jobs.folder(out, entry.claim.id, scale) / "job.json")
@@ -101,10 +103,14 @@ def plan_run(
 
 
 def _seeds(claim: Claim, scale: str, seeds: int | None) -> int:
-    can = [s for s in SCALES if any(s in part.settings for part in claim.parts)]
+    can = _scales(claim)
     if scale not in can or (seeds is None and scale not in claim.seeds):
         raise InvalidSetting(f"claim {claim.id} has no scale {scale}.", f"choose one of {', '.join(can) or 'none'}.")
     return claim.seeds[scale] if seeds is None else seeds
+
+
+def _scales(claim: Claim) -> list[str]:
+    return [scale for scale in SCALES if any(scale in part.settings for part in claim.parts)]
 
 
 def _refuse_fewer_seeds(out: Path, claim: int, scale: str, seeds: int) -> None:

@@ -19,6 +19,7 @@ from .jobs import plain
 from .record import Claim, Finding, Measure, Scale, SubVerdict, Verdict
 
 _NAME = re.compile(r"claim-(\d\d)-(smoke|laptop|full)\.json")
+_ANEW = "move it away, and make it anew: loschmidt claims run."
 
 
 class ClaimRecord(BaseModel):
@@ -68,9 +69,9 @@ class ClaimRecord(BaseModel):
     left_out: list[str] = []
     evidence: dict[str, list[dict[str, Any]]]
     settings: dict[str, dict[str, Any]]
-    code: dict[str, str]
+    code: dict[str, str] = {}
     set_aside: list[str] = []
-    command: str
+    command: str = ""
     environment: dict[str, Any]
     environments: int = 1
     seconds: float
@@ -122,6 +123,23 @@ def _without_infinite_interval(measure: Measure) -> Measure:
     return Measure(**{**{name: getattr(measure, name) for name in measure.__dataclass_fields__}, "interval": interval})
 
 
+def make(
+    claim: Claim, scale: str, evidence: Mapping[str, Sequence[Mapping[str, Any]]], environment: Mapping, **rest: Any
+) -> ClaimRecord:
+    """The record of a claim, judged by its present thresholds; `rest`: what else it holds."""
+    thresholds, everything = plain(dict(claim.thresholds)), [e for several in evidence.values() for e in several]
+    fields = {
+        "thresholds": thresholds,
+        "scale": scale,
+        "seeds": sorted({e["seed"] for e in everything}),
+        "evidence": evidence,
+        "settings": {part.name: plain(dict(part.settings[scale])) for part in claim.parts if part.name in evidence},
+        "environment": environment,
+        "seconds": sum(e["seconds"] for e in everything),
+    }
+    return ClaimRecord.model_validate(words(claim) | judged(claim, evidence, thresholds) | fields | rest)
+
+
 def again(record: ClaimRecord, claim: Claim) -> ClaimRecord:
     """The record with its verdict made anew, from its own evidence and thresholds."""
     made = judged(claim, record.evidence, record.thresholds)
@@ -148,13 +166,11 @@ def read(path: Path) -> list[ClaimRecord]:
         return [ClaimRecord.model_validate(entry) for entry in json.loads(path.read_text())["claims"]]
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise DamagedFile(
-            f"{path} is no record of claims: {where}: {first['msg']}.", "make it anew: loschmidt claims run."
+            f"{path} is no record of claims: {'.'.join(map(str, first['loc']))}: {first['msg']}.", _ANEW
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise DamagedFile(f"{path} cannot be read ({why}).", "make it anew: loschmidt claims run.") from error
+        raise DamagedFile(f"{path} cannot be read ({type(error).__name__}: {error}).", _ANEW) from error
 
 
 def read_folder(folder: Path) -> dict[tuple[int, str], ClaimRecord]:

@@ -5,7 +5,9 @@ import sys
 import time
 from typing import Any
 
+from ..exact import random
 from ..live import Display, Outcome, Workers, choose
+from ..trajectory import environment
 from . import jobs, records
 from .plan import RunPlan
 from .record import Claim
@@ -54,6 +56,27 @@ def run_claims(plan: RunPlan, command: str = "", progress: bool | Display | None
         "interrupted": interrupted,
         "seconds": time.perf_counter() - began,
     }
+
+
+def try_claim(claim: Claim, scale: str = "smoke", seeds: int | None = None) -> ClaimRecord:
+    """Run a claim in this process, job after job, and judge it; nothing is written.
+
+    For tests of a claim, and while writing one. Torch keeps one thread afterwards.
+
+    Args:
+        claim: in a file or not.
+        scale: smoke, laptop or full.
+        seeds: how many, from 0; None: as the claim says.
+    """
+    numbers = range(claim.seeds[scale] if seeds is None else seeds)
+    parts = [part for part in claim.parts if scale in part.settings]
+    with random.isolated():
+        evidence = {p.name: [jobs.perform(claim, p, scale, seed, _silent) for seed in numbers] for p in parts}
+    return records.make(claim, scale, evidence, environment.record())
+
+
+def _silent(share: float, /, **facts: float | str) -> None:
+    """Shows nothing."""
 
 
 class _Session:
@@ -115,24 +138,17 @@ def _record(
     now = jobs.plain(dict(claim.thresholds))
     changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
     environments = [result["environment"] for result in done]
-    return ClaimRecord.model_validate(
-        records.words(claim)
-        | records.judged(claim, evidence, now)
-        | {
-            "thresholds": now,
-            "thresholds_changed": changed,
-            "scale": wanted[0].scale,
-            "seeds": sorted({result["evidence"]["seed"] for result in done}),
-            "missing": missing,
-            "evidence": evidence,
-            "settings": {job.part: jobs.plain(dict(job.settings)) for job in wanted},
-            "code": {job.part: job.code for job in wanted},
-            "set_aside": aside,
-            "command": command,
-            "environment": environments[-1],
-            "environments": len({json.dumps(environment, sort_keys=True) for environment in environments}),
-            "seconds": sum(result["evidence"]["seconds"] for result in done),
-        }
+    return records.make(
+        claim,
+        wanted[0].scale,
+        evidence,
+        environments[-1],
+        environments=len({json.dumps(environment, sort_keys=True) for environment in environments}),
+        thresholds_changed=changed,
+        missing=missing,
+        code={job.part: job.code for job in wanted},
+        set_aside=aside,
+        command=command,
     )
 
 

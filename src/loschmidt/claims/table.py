@@ -58,7 +58,9 @@ def sentences(found: Mapping[int, Built]) -> str:
 
 def measures(several: Sequence[Measure]) -> Table:
     """Measures on a terminal, evidence first, controls marked, implementation checks last."""
-    out = Table("measure", "value", "95 %", "n", "held against", "met")
+    out = Table(expand=True)
+    for head, share in (("measure", 3), ("value", 0), ("95 %", 0), ("n", 0), ("held against", 2), ("met", 0)):
+        out.add_column(head, ratio=share or None, no_wrap=not share)
     for measure in sorted(several, key=lambda m: m.kind != "evidence"):
         kind = "control" if measure.control else "" if measure.kind == "evidence" else measure.kind
         name = f"{measure.name} ({kind})" if kind else measure.name

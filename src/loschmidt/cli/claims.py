@@ -107,7 +107,7 @@ def run(
     Parameters
     ----------
     ids
-        1 to 12. Default: all that are built.
+        1 to 12. Default: all that have this scale.
     scale
         smoke (seconds, tests the code), laptop (minutes on 2 cores) or full (hours, or a GPU).
     seeds
@@ -185,12 +185,15 @@ def _judge(ids: tuple[int, ...], folder: Path, write: bool, json: Path | None) -
     for (id, scale), record in there.items():
         if ids and id not in ids:
             continue
-        new = records.again(record, registry.find(id).claim)
+        claim = registry.find(id).claim
+        new = records.again(record, claim)
         made.append(new)
         agrees = new == record
         same &= agrees
         before = "as recorded" if agrees else f"recorded: {table.verdict_of(record)}, and other numbers or words"
         console.print(Text(f"Claim {id}, {scale}: {table.verdict_of(new)} ({before})"))
+        if dict(claim.thresholds) != record.thresholds:
+            console.print(f"Claim {id}: the code's thresholds are others than the record's: a new run would use them.")
         if write and not agrees:
             records.write(records.place(folder, id, scale), [new])
     if json is not None:

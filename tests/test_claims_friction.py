@@ -197,6 +197,17 @@ def all_lose_their_way(e):
         row["arms"]["ECD"]["echoes"][1] |= {"kept": 700, "agreement_with_start": 0.1}
 
 
+def scattered(e):
+    for row in e["float reversal"]:
+        row["arms"]["momentum 0.9"]["float64"]["growth"] = 0.1 * (row["seed"] - 1)
+
+
+def return_alike(e):
+    for row in e["perturbed return"]:
+        for echo in row["arms"]["momentum 0.9"]["echoes"]:
+            echo |= {"kept": 1200, "agreement_with_start": 1.0}
+
+
 def wrong_bits(e):
     e["bits"][0]["arms"]["momentum 0.9"]["bits"] *= 1.01
 
@@ -213,6 +224,8 @@ def unlearned(e):
         (no_friction, "refuted", ["supported", "refuted", "supported", "supported"]),
         (as_slow_as_ecd, "partly", ["supported", "partly", "supported", "supported"]),
         (all_lose_their_way, "partly", ["supported", "supported", "supported", "partly"]),
+        (scattered, "inconclusive", ["supported", "inconclusive", "supported", "supported"]),
+        (return_alike, "partly", ["supported", "supported", "supported", "refuted"]),
         (wrong_bits, "inconclusive", ["inconclusive", "supported", "supported", "supported"]),
         (unlearned, "inconclusive", ["supported", "inconclusive", "supported", "supported"]),
     ],

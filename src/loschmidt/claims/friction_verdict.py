@@ -130,14 +130,18 @@ def _judge_growth(arms: Mapping[str, dict[int, Any]], limits: Mapping[str, float
             what, bound = f"growth, {name} less ECD", "interval above 0 (else growth rates are equal)"
             clear = apart[name].interval[0] > 0
             measures.append(Measure(what, *apart[name], unit="nats per step", threshold=bound, met=clear))
-    return _say_growth(apart, met, len(RUBBED) + len(FREE)), measures
+    equal = -math.log(0.9) * limits["equal growth, share of friction"]
+    return _say_growth(apart, met, len(RUBBED) + len(FREE), equal), measures
 
 
-def _say_growth(apart: Mapping[str, statistics.Estimate], met: Sequence[bool], wanted: int) -> SubVerdict:
+def _say_growth(apart: Mapping[str, statistics.Estimate], met: Sequence[bool], wanted: int, equal: float) -> SubVerdict:
+    """`equal`: rates are the same if the interval of their difference holds 0 or less and ends below this."""
     clear = [name for name in RUBBED if name in apart and apart[name].interval[0] > 0]
     if "momentum 0.9" not in apart:
         return SubVerdict("growth", "inconclusive", "fewer than two seeds have both momentum 0.9 and ECD.")
     if "momentum 0.9" not in clear:
+        if apart["momentum 0.9"].interval[1] >= equal:
+            return SubVerdict("growth", "inconclusive", "the interval of momentum 0.9 less ECD is too wide to tell.")
         return SubVerdict(
             "growth", "refuted", "errors of momentum 0.9 grow no faster on the way back than those of ECD."
         )
@@ -217,14 +221,14 @@ def _judge_return(
                 Measure(f"followed longer, ECD less momentum 0.9, {size:g}", *gap, unit="steps back",
                         threshold="interval above 0", met=longer)
             )  # fmt: skip
-            outcomes.append((all(home["ECD"]) and not any(home["momentum 0.9"]), longer, size))
+            outcomes.append((all(home["ECD"]) and not any(home["momentum 0.9"]), longer, gap.interval[1] <= 0, size))
     if not outcomes:
         why = "fewer than two seeds have both momentum 0.9 and ECD."
         return SubVerdict("perturbed return", "inconclusive", why), measures
-    returned = [f"{size:g}" for whole, _, size in outcomes if whole]
-    verdict = "supported" if len(returned) == len(outcomes) else "partly" if all(o[1] for o in outcomes) else "refuted"
-    why = (
-        f"ECD brings the function back in all seeds, and momentum 0.9 in none, at {', '.join(returned) or 'no size'}; "
-    )
-    why += f"it follows longer at {sum(o[1] for o in outcomes)} of {len(outcomes)} sizes."
+    whole, longer, no_longer, at = zip(*outcomes, strict=True)
+    some = any(whole) or any(longer)
+    verdict = "supported" if all(whole) else "partly" if some else "refuted" if all(no_longer) else "inconclusive"
+    returned = ", ".join(f"{size:g}" for size, did in zip(at, whole, strict=True) if did) or "no size"
+    why = f"ECD brings the function back in all seeds, and momentum 0.9 in none, at {returned}; "
+    why += f"it follows longer at {sum(longer)} of {len(at)} sizes."
     return SubVerdict("perturbed return", verdict, why), measures

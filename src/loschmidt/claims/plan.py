@@ -69,7 +69,7 @@ def plan_run(
     Args:
         ids: claims by number; all that have this scale if there are none.
         scale: smoke, laptop or full.
-        seeds: how many, from 0; None: as the claim says.
+        seeds: how many, from each claim's first; None: as the claim says.
         workers: processes, one torch thread each.
         out: folder of results; finished jobs in it are not run again.
         package: where claims are, if not in this one.
@@ -89,7 +89,9 @@ def plan_run(
         chosen = [entry for entry in registry.built(package).values() if scale in _scales(entry.claim)]
     if not chosen:
         raise InvalidSetting(f"no claim has the scale {scale} yet.", "choose another scale, or see docs/claims.md.")
-    all_seeds = {entry.claim.id: tuple(range(_seeds(entry.claim, scale, seeds))) for entry in chosen}
+    all_seeds = {
+        entry.claim.id: tuple(entry.claim.numbers(scale, _seeds(entry.claim, scale, seeds))) for entry in chosen
+    }
     for entry in chosen:
         refuse_unwritable(jobs.folder(out, entry.claim.id, scale) / "job.json")
         refuse_unwritable(records.place(out, entry.claim.id, scale))

@@ -143,6 +143,7 @@ class Claim:
         rule: how the sub-verdicts make the verdict, in words; `judge` is the same in code.
         thresholds: fixed before the run, by name; recorded with the evidence.
         seeds: by scale, how many.
+        first_seed: they count from here; above 0 where rule or settings were made with a look at the seeds below.
         parts: the experiments.
         judge: (evidence, thresholds) -> Finding. Pure.
         pictures: evidence -> pictures, the deciding one first. Pure.
@@ -166,3 +167,8 @@ class Claim:
     pictures: Callable[[Evidence], Sequence[Picture]]
     outside: str
     citations: Mapping[str, str]
+    first_seed: int = 0
+
+    def numbers(self, scale: str, seeds: int | None = None) -> range:
+        """The seeds at a scale; `seeds`: how many, if not as many as the claim says."""
+        return range(self.first_seed, self.first_seed + (self.seeds[scale] if seeds is None else seeds))

@@ -66,9 +66,9 @@ def try_claim(claim: Claim, scale: str = "smoke", seeds: int | None = None) -> C
     Args:
         claim: in a file or not.
         scale: smoke, laptop or full.
-        seeds: how many, from 0; None: as the claim says.
+        seeds: how many, from the claim's first; None: as the claim says.
     """
-    numbers = range(claim.seeds[scale] if seeds is None else seeds)
+    numbers = claim.numbers(scale, seeds)
     parts = [part for part in claim.parts if scale in part.settings]
     with random.isolated():
         evidence = {p.name: [jobs.perform(claim, p, scale, seed, _silent) for seed in numbers] for p in parts}

@@ -19,6 +19,7 @@ from .perturb import Nudge as Nudge
 from .perturb import Perturbation as Perturbation
 from .perturb import Rate as Rate
 from .perturb import Sample as Sample
+from .perturb import Scaled as Scaled
 from .perturb import Unit as Unit
 from .stationary import kinetic_temperature as kinetic_temperature
 from .stationary import stationarity as stationarity

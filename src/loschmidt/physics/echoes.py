@@ -62,7 +62,7 @@ def echo(
         trajectory: the run; it stands at the turn.
         steps: how many to undo; None: all.
         perturbation: None: nothing, the control; a number: `Nudge` by it; `Unit`, `Nudge`, `Momenta`, `Sample`,
-            `Fresh`, `Rate`, `Floats`; or a list of these, which share the path.
+            `Fresh`, `Rate`, `Scaled`, `Floats`; or a list of these, which share the path.
         observe: `observe(model)` -> outputs on probe inputs, (n, classes) or any shape; called in eval mode without
             gradients. Batch norm's running statistics are those of the recorded path, also on a perturbed way back.
         every: steps between samples; None: about 50 samples. The first and the last step are always there.

@@ -194,6 +194,31 @@ class Fresh(Perturbation):
 
 
 @dataclass(frozen=True)
+class Scaled(Perturbation):
+    """Numbers among the settings are others on the way back: each step is undone with its own, times a factor.
+
+    `Scaled({"weight_decay": 1 - share})` leaves a share of the decay un-reversed: 1 leaves it out, and 2 lets decoupled
+    decay go on while all else is wound back. For ECD `{"lr": -1, "eta": -1}` turns round kicks and not drifts: that is
+    the loss's sign flipped and the kinetic term as it was, with steps in mirrored order; decoupled decay then goes on,
+    unless `"weight_decay": -1` turns it round, too.
+
+    Attributes:
+        factors: by the setting's name.
+    """
+
+    kind: ClassVar[str] = "scaled"
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def begin(self, traj: "Trajectory", layout: Layout) -> Callable[["Trajectory"], None]:
+        """Undo each step with its recorded settings, but for these."""
+        return _scale(traj, self.factors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "factors": dict(self.factors)}
+
+
+@dataclass(frozen=True)
 class Rate(Perturbation):
     """The way back has another learning rate.
 
@@ -206,21 +231,7 @@ class Rate(Perturbation):
 
     def begin(self, traj: "Trajectory", layout: Layout) -> Callable[["Trajectory"], None]:
         """Undo each step with its recorded settings, but for lr."""
-        opt = traj.optimizer
-        if any(isinstance(s["lr"], str) for s in opt._settings):
-            raise InvalidSetting(
-                "Rate multiplies lr, which is 'auto'.", "use another perturbation, or give lr a number."
-            )
-        first = max(traj.first, opt.journal.first)
-        recorded = settings_by_step(traj, first)
-
-        def scale(traj: "Trajectory") -> None:
-            if traj.step > first:
-                opt._settings = [s | {"lr": s["lr"] * self.factor} for s in recorded[traj.step - 1]]
-
-        opt.journal.verified_from = traj.step
-        scale(traj)
-        return scale
+        return _scale(traj, {"lr": self.factor})
 
 
 @dataclass(frozen=True)
@@ -243,6 +254,27 @@ def settings_by_step(traj: "Trajectory", first: int) -> dict[int, Settings]:
         out[step] = settings
         settings = unpack(opt.journal.entries.get(step, {}).get("settings"), settings)
     return out
+
+
+def _scale(traj: "Trajectory", factors: Mapping[str, float]) -> Callable[["Trajectory"], None]:
+    """Inside a branch: undo each step with its recorded settings times these factors."""
+    opt = traj.optimizer
+    for name in factors:
+        for s in opt._settings:
+            value = s.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                seen = f"{name} is {value!r}, which cannot be multiplied." if name in s else f"there is no {name!r}."
+                raise InvalidSetting(f"{seen}", f"scale a number among the settings of {type(opt).__name__}.")
+    first = max(traj.first, opt.journal.first)
+    recorded = settings_by_step(traj, first)
+
+    def scale(traj: "Trajectory") -> None:
+        if traj.step > first:
+            opt._settings = [s | {k: s[k] * factor for k, factor in factors.items()} for s in recorded[traj.step - 1]]
+
+    opt.journal.verified_from = traj.step
+    scale(traj)
+    return scale
 
 
 def _other_data(traj: "Trajectory", data: Callable[[int], Any]) -> None:

@@ -111,7 +111,7 @@ def run(
     scale
         smoke (seconds, tests the code), laptop (minutes on 2 cores) or full (hours, or a GPU).
     seeds
-        How many, counted from 0. Default: the claim's own number.
+        How many, counted from the first of the claim. Default: as many as it says.
     workers
         Processes, one torch thread each.
     out

@@ -184,7 +184,7 @@ def _bouncing(world: World) -> bool:
 def _start(part: Part) -> torch.Tensor | None:
     if not starts(part.world) or not part["delta_energy"]:
         return None
-    return downhill(part, _shell(part.world), needed=True)
+    return downhill(part, _shell(part.world))
 
 
 def _rescale(world: World) -> float:

@@ -70,6 +70,14 @@ class Descent(ReversibleOptimizer):
                 "(c = 1); such steps are counted in `skipped_rescales`. Remedy: a smaller lr or larger batches.",
             )
 
+    def _advance(self, loss: Any) -> None:
+        energy = self.energy
+        try:
+            super()._advance(loss)
+        except BaseException:
+            self.energy = energy
+            raise
+
     def energy_at(self, loss: float) -> float:
         """The energy here, given the loss here. At rest before the first step: with the momentum to come."""
         active = [s for s in self._slots if s.parameter.requires_grad]
@@ -109,18 +117,18 @@ def starts(world: World) -> bool:
     return "shell" in world.scalars
 
 
-def downhill(part: Part, square: float, needed: bool = False) -> torch.Tensor | None:
+def downhill(part: Part, square: float, sign: float = 1.0) -> torch.Tensor:
     """A momentum along minus the gradient of the loss (without decay, as published), with |p|^2 = `square` in all.
 
-    None where the gradient is zero; ShellOutOfReach if the momentum is `needed`.
+    `sign` -1.0: uphill. ShellOutOfReach where the gradient is zero.
     """
     norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
-    if needed and norm == 0:
+    if norm == 0:
         raise ShellOutOfReach(
             f"at step {part.world.step} the gradient is zero, so that the momentum has no direction to start in.",
             "start from parameters at which the loss has a gradient.",
         )
-    return part.gradient * (-scalar.sqrt(square) / norm) if norm else None
+    return part.gradient * (-sign * scalar.sqrt(square) / norm)
 
 
 def to_shell(shell_of: Callable[[World], float]) -> Callable[[World], float]:

@@ -178,7 +178,7 @@ def _bounded(world: World, factor: float) -> float:
 
 
 def _start(part: Part) -> torch.Tensor | None:
-    return downhill(part, 1.0, needed=True) if starts(part.world) else None
+    return downhill(part, 1.0) if starts(part.world) else None
 
 
 def _kick(part: Part) -> torch.Tensor:

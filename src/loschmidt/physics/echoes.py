@@ -154,8 +154,7 @@ class _Walk:
                 traj.seek(self.end, on_step=look)
                 exact = traj.digest() == self.path.end_digest
                 if self.beyond:
-                    traj.optimizer.carried.update({k: v for k, v in carried.items() if k in traj.optimizer.carries})
-                    self._go_beyond(traj, layout, rows, states)
+                    self._go_beyond(traj, layout, rows, states, carried)
             except _ENDS as error:
                 ended = error.seen
         size = {
@@ -164,20 +163,31 @@ class _Walk:
         described = perturbation.to_dict()
         return Echo(self.turn, self.turn - self.end, described, size, rows, exact, ended, states)
 
-    def _go_beyond(self, traj: "Trajectory", layout: Layout, rows: list, states: dict[int, torch.Tensor]) -> None:
+    def _go_beyond(
+        self,
+        traj: "Trajectory",
+        layout: Layout,
+        rows: list,
+        states: dict[int, torch.Tensor],
+        carried: dict[str, float],
+    ) -> None:
         traj.lr = None  # the settings are those of step 0, which undoing it has put in place
+        if traj.optimizer.param_groups[0].get("delta_energy"):
+            traj.seek(1)  # undoing step 0 took the momentum of the start away; taken anew, it is there again
+        traj.optimizer.carried.update({k: v for k, v in carried.items() if k in traj.optimizer.carries})
+        turn = traj.step
         flipped = torch.ones(len(layout.names), 1, dtype=torch.float64)
         flipped[1] = -1.0
 
         def look(traj: "Trajectory") -> None:
-            step = -traj.step
-            if step % self.every == 0 or -step == self.beyond:
+            step = 2 * turn - traj.step
+            if step < 0 and (step % self.every == 0 or -step == self.beyond):
                 rows.append(self._row(step, layout.read(), self._outputs(traj), _last_loss(traj)))
                 if self.keep:
                     states[step] = layout.read().cpu() * flipped
 
         with traj.time_reversed():
-            traj.seek(self.beyond, on_step=look)
+            traj.seek(2 * turn + self.beyond, on_step=look)
 
     def in_floats(self, perturbation: Floats) -> Echo:
         """Undo in plain floats from the state at the turn, on a copy of the model."""
@@ -300,6 +310,8 @@ def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[P
         seen = f"beyond={beyond} goes past step 0, but the echo ends at step {end}."
         raise InvalidSetting(seen, "undo all steps (steps=None), or give beyond=0.")
     guard.refuse_no_reversal(traj.optimizer)
+    for settings in settings_by_step(traj, end)[end]:
+        traj.optimizer.check_settings(settings | {"mirrored": True})
     for step in (-1, -beyond):
         try:
             traj.data(step)

@@ -27,8 +27,10 @@ import torch
 from ..data import Schedule
 from ..errors import InvalidSetting
 from ..exact import random
+from ..optim import ReversibleOptimizer
+from ..optim.composed import AUTO, scaled
 from ..optim.energy import HasEnergy
-from ..optim.settings import present
+from ..optim.settings import Settings, present
 from ..trajectory import Trajectory
 from .ledger import HEAT
 from .potentials import twin_of
@@ -103,7 +105,7 @@ def _bend(traj: Trajectory, values: Values, a: Kicks, b: Kicks) -> float:
     """Twice the second-order energy of the difference of two kicks; a parameter without a gradient has none."""
     opt = traj.optimizer
     slots = [s for s in opt._slots if s.index in a or s.index in b]
-    world = world_of(opt, slots, values, present(opt), 1, step=traj.step, loss=traj.loss, gradients=False)
+    world = world_of(opt, slots, values, _settings(opt), 1, step=traj.step, loss=traj.loss, gradients=False)
     flat = {s.index: b.get(s.index, 0.0) - a.get(s.index, 0.0) for s in slots}
     return opt.energy_law.bend(world, [torch.cat([flat[s.index] for s in slots_of(p, slots)]) for p in world.parts])
 
@@ -111,7 +113,7 @@ def _bend(traj: Trajectory, values: Values, a: Kicks, b: Kicks) -> float:
 def _kicks(traj: Trajectory, values: Values, count: int, seed: int) -> Iterator[Kicks]:
     """Kicks of independent batches at the present state, by slot."""
     opt = traj.optimizer
-    settings = present(opt)
+    settings = _settings(opt)
     ops = [op for op in opt.kicks() if opt.energy_law.cause_of(op) == "kick"]
     try:
         for k in range(count):
@@ -136,6 +138,14 @@ def _kicks(traj: Trajectory, values: Values, count: int, seed: int) -> Iterator[
     finally:
         opt.zero_grad()
         traj.model.zero_grad()
+
+
+def _settings(opt: ReversibleOptimizer) -> Settings:
+    """Those of now; for lr="auto" the lr that was chosen last. A Verlet's two half kicks heat as a whole one does."""
+    settings = scaled(present(opt), 1.0, opt.carried.get("lr"))
+    if any(s["lr"] == AUTO for s in settings):
+        raise InvalidSetting('with lr="auto" no step was taken yet, and so no lr is known.', "take a step: seek(1).")
+    return settings
 
 
 def _drawn(traj: Trajectory, k: int, seed: int) -> Any:

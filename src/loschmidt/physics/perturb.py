@@ -207,12 +207,12 @@ class Rate(Perturbation):
     def begin(self, traj: "Trajectory", layout: Layout) -> Callable[["Trajectory"], None]:
         """Undo each step with its recorded settings, but for lr."""
         opt = traj.optimizer
-        if any(isinstance(s["lr"], str) for s in opt._settings):
+        first = max(traj.first, opt.journal.first)
+        recorded = settings_by_step(traj, first)
+        if any(isinstance(s["lr"], str) for settings in recorded.values() for s in settings):
             raise InvalidSetting(
                 "Rate multiplies lr, which is 'auto'.", "use another perturbation, or give lr a number."
             )
-        first = max(traj.first, opt.journal.first)
-        recorded = settings_by_step(traj, first)
 
         def scale(traj: "Trajectory") -> None:
             if traj.step > first:

@@ -86,6 +86,10 @@ def warn_of_energy(traj: "Trajectory") -> None:
         return
     group, step, jump = opt.param_groups[0], traj.step - 2, abs(now - before)
     kept = group["conserve"] == "none" and not group["decoupled"] and not isinstance(group["lr"], str)
+    entry = opt.journal.peek()[1]  # what was otherwise at the step before: of settings, all but lr are in the energy
+    changed = [name for was in entry.get("settings", {}).values() if isinstance(was, dict) for name in was]
+    if "active" in entry or set(changed) - {"lr"}:
+        return
     batches = [digest_of(traj.data(traj.moment(s))) for s in (step, step + 1)]
     if not kept or opt.energy_law.unit != "nats" or batches[0] != batches[1]:
         opt._warned.add("energy")  # energies on two mini-batches differ, and that is no error

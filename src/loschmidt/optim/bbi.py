@@ -219,7 +219,7 @@ def _turn(number: int) -> Callable[[Part], tuple[torch.Tensor, torch.Tensor, tor
     return turn
 
 
-KICKS = (Shear("p", _start), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (Shear("p", _start, cause="start"), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", decoupled_decay),
     Shear("q", _drift),

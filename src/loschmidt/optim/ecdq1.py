@@ -185,7 +185,7 @@ def _kick(part: Part) -> torch.Tensor:
     return force(part) * _coefficient(part)
 
 
-KICKS = (Shear("p", _start), Rescale("p", _growth, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (Shear("p", _start, cause="start"), Rescale("p", _growth, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", decoupled_decay),
     Shear("q", lambda part: part.value("p") * part["lr"]),

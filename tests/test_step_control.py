@@ -109,8 +109,13 @@ def test_what_it_asks_for():
     with pytest.raises(lo.errors.InvalidSetting, match="closure"):
         opt.step(loss=loss(model))
     assert opt.digest() == before
-    with pytest.raises(lo.errors.InvalidSetting, match="lr"):
+    with pytest.raises(lo.errors.InvalidSetting, match=r'lr.*"auto"'):
         ridges("fast")
+    for name in ("mirrored", "decoupled"):
+        with pytest.raises(lo.errors.InvalidSetting, match=f"{name}.*True or False"):
+            ridges(0.1, **{name: "no"})
+    with pytest.raises(lo.errors.InvalidSetting, match=r"no loss \(an empty batch"):
+        lo.Trajectory(*ridges(), lambda step: 0 if step < 2 else None).seek(3)
     with pytest.raises(lo.errors.InvalidSetting, match="tolerance"):
         ridges(tolerance=0.0)
     for settings in ({"nu": 0.1}, {"conserve": "rescale"}, {"integrator": "leapfrog"}):
@@ -147,6 +152,22 @@ def test_a_step_past_stability_is_told_with_the_step_that_would_do(lr):
     traj = lo.Trajectory(model, opt, loss, lambda step: 0, lr=lambda step: lr - 1e-6 * step)
     with pytest.warns(RuntimeWarning, match="past stability"):  # an lr that is another at each step is no excuse
         traj.seek(int(12 / lr))
+
+
+def test_bbis_energy_is_watched_too():
+    def fall(lr):
+        q = nn.Parameter(torch.tensor([2.0, -1.2], dtype=torch.float64))
+        model = nn.Module()
+        model.q = q
+        opt = lo.optim.BBI([q], lr=lr, F0=-1.0)
+        lo.Trajectory(model, opt, lambda m, batch: m.q.square().sum() / 2, lambda step: 0).seek(int(6 / lr))
+
+    with pytest.warns(RuntimeWarning, match="energy by .*%.*past stability") as seen:
+        fall(0.6)
+    assert "auto" not in str(seen[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fall(float(str(seen[0].message).split("Remedy: lr=")[1].split(" ")[0]))
 
 
 def noisy(lr="auto", **settings):

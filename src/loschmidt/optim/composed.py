@@ -228,6 +228,12 @@ def _gradient(
             f"the forward pass changes buffers of the model (BatchNorm in train mode?); {kind} does several a step.",
             f"put those modules into eval mode, or {plain}.",
         )
+    if mine and loss is None and all(s.parameter.grad is None for s in mine):
+        kind, plain = kind_of(settings)
+        raise InvalidSetting(
+            f"at step {world.step} there is no loss (an empty batch?), and with {kind} each step needs one.",
+            f"leave steps without a batch out, or {plain}.",
+        )
     for s in mine:
         if s.parameter.grad is None:
             kind, plain = kind_of(settings)

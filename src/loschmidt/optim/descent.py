@@ -44,7 +44,9 @@ class Descent(ReversibleOptimizer):
         require_number(settings, "F0", low=-math.inf)
         conserve = settings["conserve"]
         require(conserve in ("none", "rescale"), "conserve", conserve, "unknown", 'use "none" or "rescale".')
-        if settings["decoupled"]:
+        decoupled = settings["decoupled"]
+        require(decoupled in (True, False), "decoupled", decoupled, "unknown", "use True or False.")
+        if decoupled:
             require_decay(settings)
 
     def prepare(self, world: World) -> None:

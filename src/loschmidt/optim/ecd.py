@@ -130,7 +130,11 @@ class ECD(Descent):
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse settings without a meaning or an inverse."""
         auto = settings["lr"] == AUTO
+        known = auto or not isinstance(settings["lr"], str)
+        require(known, "lr", settings["lr"], "unknown", 'give a number, or "auto".')
         super().check_settings(settings | {"lr": 1.0} if auto else settings)
+        mirrored = settings["mirrored"]
+        require(mirrored in (True, False), "mirrored", mirrored, "unknown", "use True or False.")
         require_number(settings, "tolerance", above=True)
         for name in ("s", "delta_energy"):
             require_number(settings, name)

@@ -330,3 +330,29 @@ def test_the_heating_of_steps_that_were_chosen_is_predicted_with_their_lr():
         return physics.predicted_heating(traj, batches=4).value
 
     assert predicted("auto") == predicted(None) > 0
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "message"),
+    [
+        (physics.Unit(units=0), "units=0 moves nothing"),
+        (physics.Sample(at=20), "at=20: the way back takes the batches of steps 19 to 10"),
+        (physics.Sample(at=3), "at=3: the way back takes"),
+        (physics.Rate(float("nan")), "factor=nan makes no lr"),
+        (physics.Rate(-1.0), "factor=-1.0 makes no lr"),
+    ],
+)
+def test_a_perturbation_that_changes_nothing_or_makes_no_sense_is_refused(perturbation, message):
+    traj, _ = run("ECD", 20)
+    before = traj.digest()
+    with pytest.raises(lo.InvalidSetting, match=message):
+        physics.echo(traj, 10, perturbation)
+    assert traj.digest() == before
+
+
+def test_no_echo_from_the_start_and_none_seen_through_what_is_no_tensor():
+    traj, _ = run("ECD", 0)
+    with pytest.raises(lo.errors.OutOfReach, match="seek forward"):
+        physics.echo(traj)
+    with pytest.raises(lo.InvalidSetting, match=r"observe.*NoneType.*tensor"):
+        physics.echo(traj.seek(2), observe=lambda model: None)

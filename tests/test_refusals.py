@@ -478,3 +478,12 @@ def test_errors_are_also_the_builtins_that_fit():
     }
     assert all(issubclass(ours, (lo.LoschmidtError, theirs)) for ours, theirs in builtins.items())
     assert str(lo.InvalidSetting("seen.", "do.")) == "seen. Remedy: do."
+
+
+@pytest.mark.parametrize("kind", [ECD, BBI, ECDq1])
+def test_there_is_no_energy_at_a_loss_below_F0(kind):
+    opt = kind([nn.Parameter(torch.ones(2))], F0=0.5)
+    assert opt.energy_at(torch.tensor(1.0, requires_grad=True)) == opt.energy_at(1.0)
+    for loss in (0.5, -1.0):
+        with pytest.raises(lo.errors.LossBelowF0, match=r"F0 = 0\.5"):
+            opt.energy_at(loss)

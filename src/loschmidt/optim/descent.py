@@ -53,13 +53,8 @@ class Descent(ReversibleOptimizer):
         """Refuse a loss at or below F0; note the energy, and at the start its shell."""
         if not world.parts:
             return
-        d, first = potential(world), world.parts[0]
-        if d <= 0:
-            raise LossBelowF0(
-                f"at step {world.step} the potential F - F0 is {d:g}: F = {d + first['F0']:g} with decay, "
-                f"F0 = {first['F0']:g}.",
-                "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
-            )
+        first = world.parts[0]
+        _refuse_below(world)
         start = "shell" not in world.carried
         self.energy = self.energy_of(world, start)
         if start:
@@ -81,9 +76,15 @@ class Descent(ReversibleOptimizer):
             raise
 
     def energy_at(self, loss: float) -> float:
-        """The energy here, given the loss here. At rest before the first step: with the momentum to come."""
+        """The energy here, given the loss here. At rest before the first step: with the momentum to come.
+
+        Raises:
+            LossBelowF0: there is none.
+        """
+        loss = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         active = [s for s in self._slots if s.parameter.requires_grad]
-        world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
+        world = flat.world_of(active, present(self), World([], loss, self.steps, carried=self.carried), counting=1)
+        _refuse_below(world)
         return self.energy_of(world, "shell" not in self.carried and world.square("p") == 0)
 
     @property
@@ -96,6 +97,16 @@ def potential(world: World) -> float:
     """D = F - F0, with the decay that is inside H."""
     inside = [p.square("q") * (0.5 * p["weight_decay"]) for p in world.parts if decays_inside(p)]
     return world.mean_loss + world.total(inside) - world.parts[0]["F0"]
+
+
+def _refuse_below(world: World) -> None:
+    """Raise LossBelowF0 where the potential is not above 0."""
+    d, F0 = potential(world), world.parts[0]["F0"]
+    if d <= 0:
+        raise LossBelowF0(
+            f"at step {world.step} the potential F - F0 is {d:g}: F = {d + F0:g} with decay, F0 = {F0:g}.",
+            "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
+        )
 
 
 def decays_inside(part: Part) -> bool:

@@ -17,7 +17,7 @@ from ..errors import InvalidSetting, LatticeOverflow, LoschmidtError, LossBelowF
 from ..trajectory import guard
 from .naive import NaiveRun
 from .outcome import Echo, agreement, rms
-from .perturb import Floats, Nudge, Perturbation, settings_by_step
+from .perturb import Floats, Nudge, Perturbation, Sample, settings_by_step
 from .replica import Replica
 from .state import Layout
 
@@ -83,6 +83,8 @@ def echo(
     turn = trajectory.step
     first = max(trajectory.first, trajectory.journal.first)
     steps = turn - first if steps is None else guard.whole("steps", steps)
+    if turn == first:
+        raise OutOfReach(f"the run stands at step {turn}, where its record begins.", "seek forward before an echo.")
     if not 1 <= steps <= turn - first:
         raise OutOfReach(
             f"steps={steps}, and the run can go back {turn - first} from step {turn}.", f"give 1 to {turn - first}."
@@ -92,7 +94,13 @@ def echo(
         raise InvalidSetting(f"every={every}: nothing would be sampled.", "give 1 or more.")
     several = isinstance(perturbation, list | tuple)
     wanted = [_as_perturbation(p) for p in (perturbation if several else [perturbation])]
-    _refuse_beyond(trajectory, turn - steps, guard.whole("beyond", beyond), wanted)
+    beyond = guard.whole("beyond", beyond)
+    _refuse_beyond(trajectory, turn - steps, beyond)
+    lowest = -beyond if beyond else turn - steps
+    for p in wanted:
+        if isinstance(p, Sample) and p.at is not None and not lowest <= p.at < turn:
+            seen = f"at={p.at}: the way back takes the batches of steps {turn - 1} to {lowest}."
+            raise InvalidSetting(seen, "give one of these.")
     end, energy = turn - steps, getattr(trajectory.optimizer, "energy", None)
     sampled = {turn - i for i in range(0, steps, every)} | {end}
     walk = _Walk(trajectory, turn, end, every, sampled, observe, beyond, keep)
@@ -302,7 +310,7 @@ def _as_perturbation(p: Any) -> Perturbation:
     return p
 
 
-def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[Perturbation]) -> None:
+def _refuse_beyond(traj: "Trajectory", end: int, beyond: int) -> None:
     """Raise before anything moves if the way past step 0 is closed."""
     if not beyond:
         return
@@ -339,5 +347,7 @@ def _last_loss(traj: "Trajectory") -> float | None:
     return None if traj._last_loss is None else float(traj._last_loss)
 
 
-def _detached(x: torch.Tensor) -> torch.Tensor:
+def _detached(x: Any) -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        raise InvalidSetting(f"observe(model) gave a {type(x).__name__}.", "return a tensor of outputs.")
     return x.detach().to("cpu", torch.float64)

@@ -613,3 +613,26 @@ def test_no_temperature_where_the_run_is_not_stationary():
     assert "fewer than" in kinetic_temperature(lines[:5]).reason
     free = [line | {"pull": 0.0} for line in ledger(cloud("SGD", momentum=1.0), 40, full=False)]
     assert "cancel" in stationarity(free, tolerance=10.0).reason
+
+
+def test_messages_name_what_was_seen():
+    traj = cloud("ECD", batch_size=None, lr=0.1, F0=-1.0)
+    opt = traj.optimizer
+    for measure in (lo.physics.echo, lo.physics.predicted_heating, lambda x: lo.physics.tangent(x, 0, 1)):
+        with pytest.raises(lo.InvalidSetting, match=r"traj is a ECD.*loschmidt\.Trajectory"):
+            measure(opt)
+    with pytest.raises(lo.InvalidSetting, match="a step is a whole number"):
+        lo.physics.lyapunov(traj, "0", 5)
+    lines = ledger(traj, 40, full=False)
+    with pytest.raises(lo.InvalidSetting, match="view='fall' is not on all lines"):
+        lo.physics.stationarity(lines, view="fall")
+    opt.param_groups[0]["integrator"] = "leapfrog"
+    traj.seek(45)
+    opt.param_groups[0]["integrator"] = "euler"
+    traj.seek(47)
+    with EnergyMonitor(traj, every=1), pytest.raises(lo.InvalidSetting, match='integrator="leapfrog" has more'):
+        traj.seek(40)
+    assert traj.step == 45
+    free = cloud("SGD", momentum=1.0)
+    with pytest.raises(lo.InvalidSetting, match="no mirror image"), free.time_reversed():
+        pass

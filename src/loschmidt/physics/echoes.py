@@ -80,6 +80,7 @@ def echo(
         OutOfReach: more steps than there are; a batch source that has none before step 0. Nothing has moved.
         InvalidSetting: a perturbation that cannot be made, or moves nothing; `beyond` with friction.
     """
+    guard.refuse_no_trajectory(trajectory)
     turn = trajectory.step
     first = max(trajectory.first, trajectory.journal.first)
     steps = turn - first if steps is None else guard.whole("steps", steps)

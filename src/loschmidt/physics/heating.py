@@ -31,7 +31,7 @@ from ..optim import ReversibleOptimizer
 from ..optim.composed import AUTO, scaled
 from ..optim.energy import HasEnergy
 from ..optim.settings import Settings, present
-from ..trajectory import Trajectory
+from ..trajectory import Trajectory, guard
 from .ledger import HEAT
 from .potentials import twin_of
 from .shadow import Values, slots_of, values_of, world_of
@@ -84,6 +84,7 @@ def predicted_heating(traj: Trajectory, batches: int = 64, seed: int = 0) -> Hea
     """
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 4:
         raise InvalidSetting(f"batches={batches!r} are too few to tell their covariance.", "pass at least 4.")
+    guard.refuse_no_trajectory(traj)
     opt = traj.optimizer
     if not isinstance(opt, HasEnergy):
         name = type(opt).__name__

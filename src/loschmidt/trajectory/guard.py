@@ -169,13 +169,19 @@ def refuse_edits(traj: "Trajectory") -> None:
             )
 
 
+def refuse_no_trajectory(traj: Any) -> None:
+    """Raise InvalidSetting for what is no trajectory."""
+    if not all(hasattr(traj, name) for name in ("seek", "branch", "optimizer")):
+        raise InvalidSetting(f"traj is a {type(traj).__name__}.", "pass a loschmidt.Trajectory.")
+
+
 def refuse_no_reversal(optimizer: ReversibleOptimizer) -> None:
     """Raise InvalidSetting if time cannot be reversed for this optimizer."""
     if hasattr(optimizer, "reverse_time"):
         return
     why = (
         "its program has no mirror image here"
-        if isinstance(optimizer, Descent)
+        if isinstance(optimizer, Descent) or all(group.get("momentum") == 1 for group in optimizer.param_groups)
         else "friction runs forward whichever way momenta point"
     )
     raise InvalidSetting(

@@ -636,3 +636,13 @@ def test_messages_name_what_was_seen():
     free = cloud("SGD", momentum=1.0)
     with pytest.raises(lo.InvalidSetting, match="no mirror image"), free.time_reversed():
         pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("BBI", {}), ("ECDq1", {}), ("ECD", {"delta_energy": 0.5}), ("ECD", {"lr": "auto"})]
+)
+def test_no_heating_is_predicted_before_there_is_a_momentum(kind, settings):
+    traj = cloud(kind, **settings)
+    with pytest.raises(lo.InvalidSetting, match=r"seek\(1\)"):
+        lo.physics.predicted_heating(traj, batches=4)
+    assert lo.physics.predicted_heating(traj.seek(1), batches=4).value > 0

@@ -124,7 +124,7 @@ def advance(
                 first = loss if first is None else first
                 check = world.checksum(optimizer.needs_loss)
                 optimizer.prepare(world)
-                if number == 0:  # parameters and momenta are those at the start of the step
+                if number == 0 and begins_with_kick(settings):  # parameters and momenta are those at its start
                     energy = optimizer.energy
                     if trial is not None and world.parts:
                         lr = trial.begin(world)

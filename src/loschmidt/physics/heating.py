@@ -29,7 +29,8 @@ from ..errors import InvalidSetting
 from ..exact import random
 from ..optim import ReversibleOptimizer
 from ..optim.composed import AUTO, scaled
-from ..optim.energy import HasEnergy
+from ..optim.descent import Descent
+from ..optim.energy import SEPARABLE, HasEnergy
 from ..optim.settings import Settings, present
 from ..trajectory import Trajectory, guard
 from .ledger import HEAT
@@ -79,7 +80,7 @@ def predicted_heating(traj: Trajectory, batches: int = 64, seed: int = 0) -> Hea
         seed: of the draws.
 
     Raises:
-        InvalidSetting: too few batches, or an optimizer without a stated energy.
+        InvalidSetting: too few batches, an optimizer without a stated energy, or one that has not started.
         LossBelowF0: from a batch whose potential is not positive.
     """
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 4:
@@ -144,6 +145,12 @@ def _kicks(traj: Trajectory, values: Values, count: int, seed: int) -> Iterator[
 def _settings(opt: ReversibleOptimizer) -> Settings:
     """Those of now; for lr="auto" the lr that was chosen last. A Verlet's two half kicks heat as a whole one does."""
     settings = scaled(present(opt), 1.0, opt.carried.get("lr"))
+    at_rest = opt.energy_law is SEPARABLE and not any(s["delta_energy"] for s in settings)
+    if isinstance(opt, Descent) and "shell" not in opt.carried and not at_rest:
+        raise InvalidSetting(
+            f"at step {opt.steps} {type(opt).__name__} has not started: momentum and energy shell are still to come.",
+            "take a step: seek(1).",
+        )
     if any(s["lr"] == AUTO for s in settings):
         raise InvalidSetting('with lr="auto" no step was taken yet, and so no lr is known.', "take a step: seek(1).")
     return settings

@@ -1,6 +1,7 @@
 """Palindromic compositions: their orders, their exact way back, and time reversal beside undoing."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -59,6 +60,37 @@ def test_orders(integrator, make, time, steps):
     a, b, c = (end(make, integrator, time, k * n) for k in (1, 2, 4))
     order = math.log2(float((a - b).norm() / (b - c).norm()))
     assert abs(order - expected) < 0.1
+
+
+@pytest.mark.parametrize("integrator", ["leapfrog", "forest-ruth"])
+def test_orders_hold_from_a_start_with_a_momentum(integrator):
+    moving = partial(oscillator, delta_energy=0.5)
+    a, b, c = (end(moving, integrator, 4.0, steps) for steps in (40, 80, 160))
+    order = math.log2(float((a - b).norm() / (b - c).norm()))
+    assert abs(order - COMPOSITIONS[integrator].order) < 0.1
+    _, opt, closure = moving(integrator, 0.1)
+    start = opt.digest()
+    for _ in range(9):
+        opt.step(closure)
+    for _ in range(9):
+        opt.unstep(closure)
+    assert opt.digest() == start
+
+
+@pytest.mark.parametrize("integrator", ["euler", "leapfrog"])
+def test_time_reversed_at_a_start_with_a_momentum_goes_to_where_the_path_comes_from(integrator):
+    """Both ways of going past the start: from it, and over it from a later step."""
+
+    def before_the_start(steps):
+        q, opt, closure = oscillator(integrator, 0.05, delta_energy=0.5)
+        for _ in range(steps):
+            opt.step(closure)
+        opt.reverse_time()
+        for _ in range(steps + 7):
+            opt.step(closure)
+        return q.detach()
+
+    assert torch.equal(before_the_start(0), before_the_start(3))
 
 
 @pytest.mark.parametrize("integrator", COMPOSITIONS)
@@ -136,6 +168,7 @@ def test_a_closure_that_fails_half_way_changes_nothing():
         with pytest.raises(ValueError, match="no data"):
             move(failing)
         assert opt.digest() == before and torch.equal(q, weights)
+        assert opt.energy is None  # a palindrome's steps have none, and half of one leaves none
     opt.unstep(closure)
 
 
@@ -282,3 +315,14 @@ def test_a_source_without_negative_steps_and_an_optimizer_with_friction_are_refu
     other = lo.Trajectory(model, sgd, lambda m, b: m(b).square().mean(), batches.__getitem__)
     with pytest.raises(lo.errors.InvalidSetting, match="friction"), other.time_reversed():
         pass
+
+
+def test_time_is_reversed_with_an_lr_that_is_a_tensor_too():
+    q, opt, closure = oscillator("euler", torch.tensor(0.05))
+    start = q.detach().clone()
+    for _ in range(5):
+        opt.step(closure)
+    opt.reverse_time()
+    for _ in range(5):
+        opt.step(closure)
+    assert torch.equal(q.detach(), start)

@@ -280,3 +280,79 @@ def test_a_run_in_a_folder_is_not_committed_to_by_echoes(tmp_path):
     loaded = lo.Trajectory.load(tmp_path / "run", model=again.model, loss=loss, data=again.data)
     assert loaded.digest() == before
     loaded.close()
+
+
+@pytest.mark.parametrize("integrator", ["euler", "leapfrog"])
+def test_past_a_start_with_a_momentum_goes_the_path_that_leads_to_it(integrator):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    x = torch.randn(30, 3, dtype=torch.float64)
+    opt = lo.optim.ECD(model.parameters(), lr=0.05, F0=-1.0, delta_energy=0.5, integrator=integrator)
+    data = lo.data.Schedule((x, x.sum(1, keepdim=True)), 7, seed=3)
+    traj = lo.Trajectory(model, opt, lambda m, b: (m(b[0]) - b[1]).square().mean(), data).seek(12)
+    turn, reversed_time = traj.digest(), {}
+    seen = physics.echo(traj, 12, None, every=1, beyond=9, keep=True)
+
+    def note(traj):
+        reversed_time[24 - traj.step] = Layout(opt).read()[0]
+
+    with traj.time_reversed():
+        traj.seek(24 + 9, on_step=note)
+    assert traj.digest() == turn and seen.column("step")[-10:] == [*range(0, -10, -1)]
+    assert all(torch.equal(seen.states[step][0], reversed_time[step]) for step in range(-9, 12))
+
+
+def test_going_beyond_with_settings_that_have_no_mirror_image_is_refused_before_anything_is_done():
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 1).double(), torch.randn(30, 3, dtype=torch.float64)
+    opt = lo.optim.ECD(model.parameters(), lr="auto", F0=-1.0)
+    traj = lo.Trajectory(model, opt, lambda m, b: m(b[0]).square().mean(), lo.data.Schedule((x,), 7)).seek(5)
+    looked = []
+    with pytest.raises(lo.InvalidSetting, match="auto"):
+        physics.echo(traj, None, None, beyond=2, observe=looked.append)
+    opt.param_groups[0]["lr"] = 0.05
+    traj.seek(8)
+    with pytest.raises(lo.InvalidSetting, match="Rate multiplies lr"):  # on the steps further down
+        physics.echo(traj, None, physics.Rate(), observe=lambda m: m(x))
+    assert not looked and traj.step == 8
+
+
+def test_the_heating_of_steps_that_were_chosen_is_predicted_with_their_lr():
+    def predicted(lr):
+        torch.manual_seed(0)
+        model, x = torch.nn.Linear(3, 1).double(), torch.randn(30, 3, dtype=torch.float64)
+        opt = lo.optim.ECD(model.parameters(), lr="auto", F0=-1.0)
+        traj = lo.Trajectory(model, opt, lambda m, b: (m(b[0]) - 1).square().mean(), lo.data.Schedule((x,), 7))
+        with pytest.raises(lo.InvalidSetting, match="no lr is known"):
+            physics.predicted_heating(traj, batches=4)
+        traj.seek(5)
+        opt.param_groups[0]["lr"] = lr or opt.carried["lr"]
+        return physics.predicted_heating(traj, batches=4).value
+
+    assert predicted("auto") == predicted(None) > 0
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "message"),
+    [
+        (physics.Unit(units=0), "units=0 moves nothing"),
+        (physics.Sample(at=20), "at=20: the way back takes the batches of steps 19 to 10"),
+        (physics.Sample(at=3), "at=3: the way back takes"),
+        (physics.Rate(float("nan")), "factor=nan makes no lr"),
+        (physics.Rate(-1.0), "factor=-1.0 makes no lr"),
+    ],
+)
+def test_a_perturbation_that_changes_nothing_or_makes_no_sense_is_refused(perturbation, message):
+    traj, _ = run("ECD", 20)
+    before = traj.digest()
+    with pytest.raises(lo.InvalidSetting, match=message):
+        physics.echo(traj, 10, perturbation)
+    assert traj.digest() == before
+
+
+def test_no_echo_from_the_start_and_none_seen_through_what_is_no_tensor():
+    traj, _ = run("ECD", 0)
+    with pytest.raises(lo.errors.OutOfReach, match="seek forward"):
+        physics.echo(traj)
+    with pytest.raises(lo.InvalidSetting, match=r"observe.*NoneType.*tensor"):
+        physics.echo(traj.seek(2), observe=lambda model: None)

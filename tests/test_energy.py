@@ -70,6 +70,15 @@ SETTINGS = {
         {"lr": 0.3, "eta": 1.5, "delta_energy": 0.5, "conserve": "rescale", "nu": 0.01, "weight_decay": 0.1}
         | {"decoupled": True},
     ),
+    "ECD, s = 0": ("ECD", {"lr": 0.1, "s": 0.0, "delta_energy": 1.0}),
+    "BBI, all its ops": (
+        "BBI",
+        {"lr": 0.3, "delta_energy": 0.5, "nu": 0.01, "weight_decay": 0.1, "bounces": 2, "bounce_every": 5}
+        | {"conserve": "rescale", "decoupled": True},
+    ),
+    "ECDq1": ("ECDq1", {"lr": 0.1, "eta": 20.0, "weight_decay": 0.1}),
+    "ECDq1, each tensor": ("ECDq1", {"lr": 0.1, "eta": 20.0, "projection": "per-tensor"}),
+    "ECDq1, turned round": ("ECDq1", {"lr": 2.0, "eta": 200.0}),
     "SGD": ("SGD", {"lr": 0.5, "weight_decay": 0.1}),
     "SGD, dampened": ("SGD", {"lr": 0.5, "momentum": 0.8, "dampening": 0.3}),
     "SGD up": ("SGD", {"lr": 0.01, "maximize": True}),
@@ -78,6 +87,9 @@ SETTINGS = {
 }
 CAUSES = {
     "ECD, all its ops": {"start", "rescale", "kick", "decay", "drift"},
+    "BBI, all its ops": {"start", "rescale", "kick", "decay", "drift"},
+    "ECDq1": {"rescale", "kick", "drift"},
+    "ECDq1, each tensor": {"rescale", "kick", "drift"},
     "SGD": {"friction", "kick", "drift"},
     "AdamW": {"friction", "kick", "metric", "decay", "drift"},
 }
@@ -109,7 +121,18 @@ def test_the_first_law_closes(name):
     assert change == pytest.approx(sum(last["cumulated"]["by"].values()), abs=1e-9)
     assert last["cumulated"]["tape"] == pytest.approx(traj.tape.bits, abs=1e-6)
     found = {cause for line in lines for cause, x in line["mean"]["by"].items() if abs(x) > 1e-9}
-    assert found >= CAUSES.get(name, {"kick", "drift"}) | ({"schedule"} if kind != "ECD" else set())
+    assert found >= CAUSES.get(name, {"kick", "drift"}) | ({"schedule"} if kind in ("SGD", "Adam", "AdamW") else set())
+
+
+def test_a_monitor_sees_a_momentum_turned_round_and_adds_up_from_the_start():
+    kind, settings = SETTINGS["ECDq1, turned round"]
+    traj = cloud(kind, **settings)
+    lines = ledger(traj, 24, losses=losses)
+    assert any(entry.get("scalars", {}).get("rescale", 1.0) < 0 for entry in traj.journal.entries.values())
+    by = lines[-1]["cumulated"]["by"]
+    assert all(math.isfinite(x) for x in by.values()) and by["start"] == 0.0  # a length of 1 was to come
+    bbi = ledger(cloud("BBI", batch_size=None, delta_energy=0.5), 2)
+    assert bbi[0]["batch"]["by"]["start"] == pytest.approx(0.5, abs=1e-9)  # and is no heat
 
 
 def test_a_wrong_ledger_would_be_noticed():
@@ -590,3 +613,36 @@ def test_no_temperature_where_the_run_is_not_stationary():
     assert "fewer than" in kinetic_temperature(lines[:5]).reason
     free = [line | {"pull": 0.0} for line in ledger(cloud("SGD", momentum=1.0), 40, full=False)]
     assert "cancel" in stationarity(free, tolerance=10.0).reason
+
+
+def test_messages_name_what_was_seen():
+    traj = cloud("ECD", batch_size=None, lr=0.1, F0=-1.0)
+    opt = traj.optimizer
+    for measure in (lo.physics.echo, lo.physics.predicted_heating, lambda x: lo.physics.tangent(x, 0, 1)):
+        with pytest.raises(lo.InvalidSetting, match=r"traj is a ECD.*loschmidt\.Trajectory"):
+            measure(opt)
+    with pytest.raises(lo.InvalidSetting, match="a step is a whole number"):
+        lo.physics.lyapunov(traj, "0", 5)
+    lines = ledger(traj, 40, full=False)
+    with pytest.raises(lo.InvalidSetting, match="view='fall' is not on all lines"):
+        lo.physics.stationarity(lines, view="fall")
+    opt.param_groups[0]["integrator"] = "leapfrog"
+    traj.seek(45)
+    opt.param_groups[0]["integrator"] = "euler"
+    traj.seek(47)
+    with EnergyMonitor(traj, every=1), pytest.raises(lo.InvalidSetting, match='integrator="leapfrog" has more'):
+        traj.seek(40)
+    assert traj.step == 45
+    free = cloud("SGD", momentum=1.0)
+    with pytest.raises(lo.InvalidSetting, match="no mirror image"), free.time_reversed():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("BBI", {}), ("ECDq1", {}), ("ECD", {"delta_energy": 0.5}), ("ECD", {"lr": "auto"})]
+)
+def test_no_heating_is_predicted_before_there_is_a_momentum(kind, settings):
+    traj = cloud(kind, **settings)
+    with pytest.raises(lo.InvalidSetting, match=r"seek\(1\)"):
+        lo.physics.predicted_heating(traj, batches=4)
+    assert lo.physics.predicted_heating(traj.seek(1), batches=4).value > 0

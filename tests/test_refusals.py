@@ -378,17 +378,22 @@ def test_one_energy_for_all_groups():
         opt.step(loss=1.0)
 
 
-def test_a_start_without_a_direction_is_refused():
-    w = nn.Parameter(torch.ones(2))
-    opt = ECD([w], s=0.0, delta_energy=1.0)
+def test_parameters_that_join_at_rest_where_that_is_an_infinite_speed_are_refused():
+    w, later = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    opt = ECD([w, later], s=0.0, delta_energy=1.0)
+    w.grad = torch.ones(2)
+    opt.step(loss=1.0)
     before = opt.digest()
-    w.grad = torch.zeros(2)
+    w.grad, later.grad = None, torch.zeros(2)
     with pytest.raises(lo.NonFinite, match=r"infinite speed.*s > 0"):
         opt.step(loss=1.0)
     assert opt.digest() == before
 
 
-@pytest.mark.parametrize(("kind", "settings"), [(BBI, {"delta_energy": 1.0}), (ECDq1, {})])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(ECD, {"delta_energy": 1.0}), (ECD, {"delta_energy": 1.0, "s": 0.0}), (BBI, {"delta_energy": 1.0}), (ECDq1, {})],
+)
 def test_a_shell_that_cannot_be_reached_at_the_start_is_refused(kind, settings):
     w = nn.Parameter(torch.ones(2))
     opt = kind([w], **settings)
@@ -396,7 +401,7 @@ def test_a_shell_that_cannot_be_reached_at_the_start_is_refused(kind, settings):
     w.grad = torch.zeros(2)
     with pytest.raises(lo.errors.ShellOutOfReach, match=r"no direction to start in.*start from parameters"):
         opt.step(loss=1.0)
-    assert opt.digest() == before and isinstance(opt.carried, dict) and not opt.carried
+    assert opt.digest() == before and isinstance(opt.carried, dict) and not opt.carried and opt.energy is None
 
 
 def test_a_direction_of_one_number_is_refused():
@@ -473,3 +478,12 @@ def test_errors_are_also_the_builtins_that_fit():
     }
     assert all(issubclass(ours, (lo.LoschmidtError, theirs)) for ours, theirs in builtins.items())
     assert str(lo.InvalidSetting("seen.", "do.")) == "seen. Remedy: do."
+
+
+@pytest.mark.parametrize("kind", [ECD, BBI, ECDq1])
+def test_there_is_no_energy_at_a_loss_below_F0(kind):
+    opt = kind([nn.Parameter(torch.ones(2))], F0=0.5)
+    assert opt.energy_at(torch.tensor(1.0, requires_grad=True)) == opt.energy_at(1.0)
+    for loss in (0.5, -1.0):
+        with pytest.raises(lo.errors.LossBelowF0, match=r"F0 = 0\.5"):
+            opt.energy_at(loss)

@@ -109,8 +109,13 @@ def test_what_it_asks_for():
     with pytest.raises(lo.errors.InvalidSetting, match="closure"):
         opt.step(loss=loss(model))
     assert opt.digest() == before
-    with pytest.raises(lo.errors.InvalidSetting, match="lr"):
+    with pytest.raises(lo.errors.InvalidSetting, match=r'lr.*"auto"'):
         ridges("fast")
+    for name in ("mirrored", "decoupled"):
+        with pytest.raises(lo.errors.InvalidSetting, match=f"{name}.*True or False"):
+            ridges(0.1, **{name: "no"})
+    with pytest.raises(lo.errors.InvalidSetting, match=r"no loss \(an empty batch"):
+        lo.Trajectory(*ridges(), lambda step: 0 if step < 2 else None).seek(3)
     with pytest.raises(lo.errors.InvalidSetting, match="tolerance"):
         ridges(tolerance=0.0)
     for settings in ({"nu": 0.1}, {"conserve": "rescale"}, {"integrator": "leapfrog"}):
@@ -140,6 +145,29 @@ def test_a_step_past_stability_is_told_with_the_step_that_would_do(lr):
         with traj.edit() as model, torch.no_grad():
             model.q.mul_(3.0)
         traj.seek(9)
+        for name, value in (("eta", 3.0), ("F0", -2.0), ("weight_decay", 0.5)):  # another energy, and no error
+            traj.optimizer.param_groups[0][name] = value
+            traj.seek(traj.step + 3)
+    model, opt, loss = ridges(1.0)
+    traj = lo.Trajectory(model, opt, loss, lambda step: 0, lr=lambda step: lr - 1e-6 * step)
+    with pytest.warns(RuntimeWarning, match="past stability"):  # an lr that is another at each step is no excuse
+        traj.seek(int(12 / lr))
+
+
+def test_bbis_energy_is_watched_too():
+    def fall(lr):
+        q = nn.Parameter(torch.tensor([2.0, -1.2], dtype=torch.float64))
+        model = nn.Module()
+        model.q = q
+        opt = lo.optim.BBI([q], lr=lr, F0=-1.0)
+        lo.Trajectory(model, opt, lambda m, batch: m.q.square().sum() / 2, lambda step: 0).seek(int(6 / lr))
+
+    with pytest.warns(RuntimeWarning, match="energy by .*%.*past stability") as seen:
+        fall(0.6)
+    assert "auto" not in str(seen[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fall(float(str(seen[0].message).split("Remedy: lr=")[1].split(" ")[0]))
 
 
 def noisy(lr="auto", **settings):
@@ -248,3 +276,24 @@ def test_a_loss_that_is_not_finite_within_a_step_moves_nothing():
     with pytest.raises(lo.errors.NonFinite):
         opt.step(closure)
     assert opt.digest() == before and opt.steps == 0
+
+
+def test_a_try_that_leaves_the_domain_of_the_loss_is_given_up_for_a_shorter_one():
+    """A wall of infinite slope at |q| = 1, beyond which the loss is not a number."""
+    q = nn.Parameter(torch.tensor([0.9999, 0.1], dtype=torch.float64))
+    opt = lo.optim.ECD([q], lr="auto", F0=-2.1)
+    model = nn.Module()
+    model.q = q
+    traj = lo.Trajectory(model, opt, lambda m, batch: (1 + m.q - (1 - m.q.square()).sqrt()).sum(), lambda step: 0)
+    start = traj.digest()
+    traj.seek(160)
+    assert abs(opt.energy - opt.carried["shell"]) < 1e-2
+    assert traj.seek(0).digest() == start
+
+
+def test_a_branch_leaves_the_energy_as_it_was():
+    traj = run()
+    energy = traj.seek(20).optimizer.energy
+    with traj.branch():
+        traj.seek(30)
+    assert traj.optimizer.energy == energy

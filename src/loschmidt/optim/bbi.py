@@ -184,7 +184,7 @@ def _bouncing(world: World) -> bool:
 def _start(part: Part) -> torch.Tensor | None:
     if not starts(part.world) or not part["delta_energy"]:
         return None
-    return downhill(part, _shell(part.world), needed=True)
+    return downhill(part, _shell(part.world))
 
 
 def _rescale(world: World) -> float:
@@ -219,7 +219,7 @@ def _turn(number: int) -> Callable[[Part], tuple[torch.Tensor, torch.Tensor, tor
     return turn
 
 
-KICKS = (Shear("p", _start), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (Shear("p", _start, cause="start"), Rescale("p", _rescale, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", decoupled_decay),
     Shear("q", _drift),

@@ -5,7 +5,7 @@ the way back each is compared before its kick is undone. The state is copied bef
 is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,22 @@ def parts_of(settings: Settings) -> Step:
     if first.get("lr") == AUTO:
         return VERLET
     return COMPOSITIONS[first.get("integrator", "euler")].step(first.get("mirrored", False))
+
+
+def starting_with(settings: Settings, carried: Mapping[str, float]) -> Step:
+    """The kicks and drifts of the step to be taken. A drift needs the momentum: a start with one is made before it.
+
+    That is a kick of no length at the start's gradient; without it the path would begin half a drift behind.
+    """
+    parts = parts_of(settings)
+    starts = "shell" not in carried and bool(settings) and settings[0].get("delta_energy", 0) > 0
+    return (("kick", 0.0), *parts) if starts and parts[0][0] == "drift" else parts
+
+
+def as_taken(settings: Settings, done: Sequence[Any]) -> Step:
+    """The kicks and drifts of a step that was taken, given what each of them left in the journal."""
+    parts = parts_of(settings)
+    return (("kick", 0.0), *parts) if len(done) > len(parts) else parts
 
 
 def kind_of(settings: Settings) -> tuple[str, str]:
@@ -97,7 +113,7 @@ def advance(
     try:
         if turns:
             _flip(mine)
-        for number, (kind, share) in enumerate(parts_of(settings)):
+        for number, (kind, share) in enumerate(starting_with(settings, carried)):
             flat.locate(mine)
             part = scaled(settings, share, lr)
             world = flat.world_of(mine, part, World([], None, optimizer.steps, optimizer.seed, carried=carried), 1)
@@ -108,7 +124,7 @@ def advance(
                 first = loss if first is None else first
                 check = world.checksum(optimizer.needs_loss)
                 optimizer.prepare(world)
-                if number == 0:  # parameters and momenta are those at the start of the step
+                if number == 0 and begins_with_kick(settings):  # parameters and momenta are those at its start
                     energy = optimizer.energy
                     if trial is not None and world.parts:
                         lr = trial.begin(world)
@@ -141,7 +157,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
     mine, keep, loss = [optimizer._slots[i] for i in active], _keep(optimizer), None
     carried = optimizer.carried
     try:
-        for (kind, share), done in reversed(list(zip(parts_of(settings), entry["parts"], strict=True))):
+        for (kind, share), done in reversed(list(zip(as_taken(settings, entry["parts"]), entry["parts"], strict=True))):
             part = scaled(settings, share, carried.get("lr"))
             world = flat.world_of(mine, part, World([], None, step, optimizer.seed, carried=carried), 0)
             world.scalars = dict(done.get("scalars", {}))
@@ -177,8 +193,10 @@ def _keep(optimizer: "ReversibleOptimizer") -> Callable[[], None]:
     blocks = [block for block, _ in flat.by_block(optimizer._slots)]
     lattices = [(x, x.n.clone(), x.exponent) for block in blocks for x in block.lattices.values()]
     lanes = [(x, x.snapshot()) for x in optimizer.tape.lanes]
+    energy = optimizer.energy
 
     def put_back() -> None:
+        optimizer.energy = energy
         for lattice, n, exponent in lattices:
             lattice.n.copy_(n)
             lattice.exponent = exponent
@@ -209,6 +227,12 @@ def _gradient(
         raise InvalidSetting(
             f"the forward pass changes buffers of the model (BatchNorm in train mode?); {kind} does several a step.",
             f"put those modules into eval mode, or {plain}.",
+        )
+    if mine and loss is None and all(s.parameter.grad is None for s in mine):
+        kind, plain = kind_of(settings)
+        raise InvalidSetting(
+            f"at step {world.step} there is no loss (an empty batch?), and with {kind} each step needs one.",
+            f"leave steps without a batch out, or {plain}.",
         )
     for s in mine:
         if s.parameter.grad is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import interrupt
 from ..dynamics import separable
-from ..errors import InvalidSetting
+from ..errors import InvalidSetting, LatticeOverflow, LossBelowF0, NonFinite
 from ..exact import World
 from . import composed
 from .descent import force, potential, starts
@@ -28,6 +28,8 @@ LONGEST_KICK = 0.05
 GROWTH = 1.05
 """By how much a step may be longer than the one before."""
 ATTEMPTS = 24
+_BEYOND = (NonFinite, LossBelowF0, LatticeOverflow)
+"""What a step that is too long may meet at its end, where the exact flow would not have come."""
 
 
 class Rejected(Exception):
@@ -73,13 +75,20 @@ class Trial:
 
 def advance(optimizer: "ECD", closure: "Closure | None", section: interrupt.critical) -> Any:
     """Take a step; what the closure gave at its first call."""
-    lr = None
+    lr, beyond = None, None
     for _ in range(ATTEMPTS):
+        trial = Trial(lr)
         try:
-            return composed.advance(optimizer, closure, section, Trial(lr))
+            return composed.advance(optimizer, closure, section, trial)
         except Rejected as rejected:
-            lr = rejected.lr
-            optimizer.rejected += 1
+            lr, beyond = rejected.lr, None
+        except _BEYOND as error:
+            if trial.lr is None:  # at the start of the step: no lr mends that
+                raise
+            lr, beyond = 0.2 * trial.lr, error
+        optimizer.rejected += 1
+    if beyond is not None:
+        raise beyond
     raise InvalidSetting(
         f'lr="auto": no step at {optimizer.steps} keeps the energy, down to lr={lr:.1g}: the loss is too coarse '
         "(bfloat16 somewhere?), or not the same at each evaluation.",

@@ -44,20 +44,17 @@ class Descent(ReversibleOptimizer):
         require_number(settings, "F0", low=-math.inf)
         conserve = settings["conserve"]
         require(conserve in ("none", "rescale"), "conserve", conserve, "unknown", 'use "none" or "rescale".')
-        if settings["decoupled"]:
+        decoupled = settings["decoupled"]
+        require(decoupled in (True, False), "decoupled", decoupled, "unknown", "use True or False.")
+        if decoupled:
             require_decay(settings)
 
     def prepare(self, world: World) -> None:
         """Refuse a loss at or below F0; note the energy, and at the start its shell."""
         if not world.parts:
             return
-        d, first = potential(world), world.parts[0]
-        if d <= 0:
-            raise LossBelowF0(
-                f"at step {world.step} the potential F - F0 is {d:g}: F = {d + first['F0']:g} with decay, "
-                f"F0 = {first['F0']:g}.",
-                "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
-            )
+        first = world.parts[0]
+        _refuse_below(world)
         start = "shell" not in world.carried
         self.energy = self.energy_of(world, start)
         if start:
@@ -70,10 +67,24 @@ class Descent(ReversibleOptimizer):
                 "(c = 1); such steps are counted in `skipped_rescales`. Remedy: a smaller lr or larger batches.",
             )
 
+    def _advance(self, loss: Any) -> None:
+        energy = self.energy
+        try:
+            super()._advance(loss)
+        except BaseException:
+            self.energy = energy
+            raise
+
     def energy_at(self, loss: float) -> float:
-        """The energy here, given the loss here. At rest before the first step: with the momentum to come."""
+        """The energy here, given the loss here. At rest before the first step: with the momentum to come.
+
+        Raises:
+            LossBelowF0: there is none.
+        """
+        loss = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         active = [s for s in self._slots if s.parameter.requires_grad]
-        world = flat.world_of(active, present(self), World([], loss, carried=self.carried), counting=1)
+        world = flat.world_of(active, present(self), World([], loss, self.steps, carried=self.carried), counting=1)
+        _refuse_below(world)
         return self.energy_of(world, "shell" not in self.carried and world.square("p") == 0)
 
     @property
@@ -86,6 +97,16 @@ def potential(world: World) -> float:
     """D = F - F0, with the decay that is inside H."""
     inside = [p.square("q") * (0.5 * p["weight_decay"]) for p in world.parts if decays_inside(p)]
     return world.mean_loss + world.total(inside) - world.parts[0]["F0"]
+
+
+def _refuse_below(world: World) -> None:
+    """Raise LossBelowF0 where the potential is not above 0."""
+    d, F0 = potential(world), world.parts[0]["F0"]
+    if d <= 0:
+        raise LossBelowF0(
+            f"at step {world.step} the potential F - F0 is {d:g}: F = {d + F0:g} with decay, F0 = {F0:g}.",
+            "set F0 below every loss that can be reached (for a mean cross entropy, 0 or less).",
+        )
 
 
 def decays_inside(part: Part) -> bool:
@@ -109,18 +130,18 @@ def starts(world: World) -> bool:
     return "shell" in world.scalars
 
 
-def downhill(part: Part, square: float, needed: bool = False) -> torch.Tensor | None:
+def downhill(part: Part, square: float, sign: float = 1.0) -> torch.Tensor:
     """A momentum along minus the gradient of the loss (without decay, as published), with |p|^2 = `square` in all.
 
-    None where the gradient is zero; ShellOutOfReach if the momentum is `needed`.
+    `sign` -1.0: uphill. ShellOutOfReach where the gradient is zero.
     """
     norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
-    if needed and norm == 0:
+    if norm == 0:
         raise ShellOutOfReach(
             f"at step {part.world.step} the gradient is zero, so that the momentum has no direction to start in.",
             "start from parameters at which the loss has a gradient.",
         )
-    return part.gradient * (-scalar.sqrt(square) / norm) if norm else None
+    return part.gradient * (-sign * scalar.sqrt(square) / norm)
 
 
 def to_shell(shell_of: Callable[[World], float]) -> Callable[[World], float]:

@@ -23,7 +23,7 @@ from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
 from . import control, energy
 from .composed import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
-from .settings import Settings, require, require_number
+from .settings import Settings, plain, require, require_number
 
 ALL = "give all groups the same."
 ONE = 'use integrator="euler", and do not reverse time; or give lr a number.'
@@ -71,6 +71,7 @@ class ECD(Descent):
     Raises:
         InvalidSetting: settings out of range, sparse or complex or float16 parameters, unknown options.
         LossBelowF0: at a step with F <= F0; nothing is changed.
+        ShellOutOfReach: a start without a gradient, where delta_energy asks for a momentum.
 
     Source: De Luca, Gatti and Silverstein, arXiv 2306.00352.
     """
@@ -129,7 +130,11 @@ class ECD(Descent):
     def check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse settings without a meaning or an inverse."""
         auto = settings["lr"] == AUTO
+        known = auto or not isinstance(settings["lr"], str)
+        require(known, "lr", settings["lr"], "unknown", 'give a number, or "auto".')
         super().check_settings(settings | {"lr": 1.0} if auto else settings)
+        mirrored = settings["mirrored"]
+        require(mirrored in (True, False), "mirrored", mirrored, "unknown", "use True or False.")
         require_number(settings, "tolerance", above=True)
         for name in ("s", "delta_energy"):
             require_number(settings, name)
@@ -157,7 +162,7 @@ class ECD(Descent):
         """
         turned = [group | {"mirrored": not group["mirrored"]} for group in self.param_groups]
         for group in turned:
-            self.check_settings(group)
+            self.check_settings(plain(group))
         for group, new in zip(self.param_groups, turned, strict=True):
             group["mirrored"] = new["mirrored"]
 
@@ -183,7 +188,7 @@ class ECD(Descent):
     def energy_of(self, world: World, at_start: bool) -> float:
         """H in nats."""
         first = world.parts[0]
-        square = first["delta_energy"] if at_start else world.square("p")
+        square = first["delta_energy"] if at_start else _moving(world, world.square("p"), first["s"])
         return separable.energy(potential(world), square, first["eta"], first["s"])
 
     def shell_of(self, world: World) -> float:
@@ -200,7 +205,7 @@ def _shell(world: World) -> float:
 def _start(part: Part) -> torch.Tensor | None:
     if not starts(part.world) or not part["delta_energy"]:
         return None
-    return downhill(part, part["delta_energy"])
+    return downhill(part, part["delta_energy"], -1.0 if part["mirrored"] else 1.0)
 
 
 def _kick(part: Part) -> torch.Tensor:
@@ -210,14 +215,19 @@ def _kick(part: Part) -> torch.Tensor:
 def _drift(part: Part) -> torch.Tensor | None:
     if part.world.loss is None and "shell" not in part.world.carried:
         return None  # a palindrome's first half drift, before there is a momentum
-    square = part.world.square("p")
-    if part["s"] + square == 0:
+    square = _moving(part.world, part.world.square("p"), part["s"])
+    return part.value("p") * separable.drift(part["lr"], square, part["s"])
+
+
+def _moving(world: World, square: float, s: float) -> float:
+    """|p|^2; refused if it is 0 and s = 0."""
+    if s + square == 0:
         raise NonFinite(
-            f"at step {part.world.step} the momentum is zero (a start without a gradient?), and with s = 0 that is an "
-            "infinite speed.",
+            f"at step {world.step} the momentum is zero (of parameters that joined after the start?), and with s = 0 "
+            "that is an infinite speed.",
             "set s > 0.",
         )
-    return part.value("p") * separable.drift(part["lr"], square, part["s"])
+    return square
 
 
 KICKS = (

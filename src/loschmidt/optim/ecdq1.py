@@ -178,14 +178,14 @@ def _bounded(world: World, factor: float) -> float:
 
 
 def _start(part: Part) -> torch.Tensor | None:
-    return downhill(part, 1.0, needed=True) if starts(part.world) else None
+    return downhill(part, 1.0) if starts(part.world) else None
 
 
 def _kick(part: Part) -> torch.Tensor:
     return force(part) * _coefficient(part)
 
 
-KICKS = (Shear("p", _start), Rescale("p", _growth, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
+KICKS = (Shear("p", _start, cause="start"), Rescale("p", _growth, needs=("p", "q")), Shear("p", _kick, needs=("q",)))
 DRIFTS = (
     Contract("q", decoupled_decay),
     Shear("q", lambda part: part.value("p") * part["lr"]),

@@ -81,7 +81,8 @@ def _first(world: World) -> Any:
 
 
 def _kinetic(world: World) -> float:
-    return _first(world)["s"] + world.square("p")
+    s, p2 = _first(world)["s"], world.square("p")
+    return s + p2 if s + p2 or "shell" not in world.scalars else _first(world)["delta_energy"]
 
 
 def _above(world: World, losses: Array) -> Array:
@@ -152,7 +153,7 @@ BORN_INFELD = EnergyLaw(
 def _unit_speed(world: World, losses: Array) -> Terms:
     power = unit_speed.exponent(_first(world)["eta"], world.size)
     p2 = world.square("p")
-    kinetic = 0.5 * np.log(p2) if p2 > 0 else np.nan
+    kinetic = 0.5 * np.log(p2) if p2 > 0 else 0.0 if "shell" in world.scalars else np.nan
     return power * np.log(_above(world, losses)), np.full(len(losses), kinetic)
 
 
@@ -170,7 +171,7 @@ UNIT_SPEED = EnergyLaw(
     _unit_speed_bend,
 )
 """ECDq1's, of the momentum as it is stored: a direction, whose length the kick's rescaling takes away again. The sum is
-conserved up to what is booked as `rescale`."""
+conserved up to what is booked as `rescale`. Before the start it is that of the momentum to come."""
 
 
 # -- SGD, Adam ---------------------------------------------------------------------------------------

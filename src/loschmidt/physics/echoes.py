@@ -17,7 +17,7 @@ from ..errors import InvalidSetting, LatticeOverflow, LoschmidtError, LossBelowF
 from ..trajectory import guard
 from .naive import NaiveRun
 from .outcome import Echo, agreement, rms
-from .perturb import Floats, Nudge, Perturbation, settings_by_step
+from .perturb import Floats, Nudge, Perturbation, Sample, settings_by_step
 from .replica import Replica
 from .state import Layout
 
@@ -80,9 +80,12 @@ def echo(
         OutOfReach: more steps than there are; a batch source that has none before step 0. Nothing has moved.
         InvalidSetting: a perturbation that cannot be made, or moves nothing; `beyond` with friction.
     """
+    guard.refuse_no_trajectory(trajectory)
     turn = trajectory.step
     first = max(trajectory.first, trajectory.journal.first)
     steps = turn - first if steps is None else guard.whole("steps", steps)
+    if turn == first:
+        raise OutOfReach(f"the run stands at step {turn}, where its record begins.", "seek forward before an echo.")
     if not 1 <= steps <= turn - first:
         raise OutOfReach(
             f"steps={steps}, and the run can go back {turn - first} from step {turn}.", f"give 1 to {turn - first}."
@@ -92,7 +95,13 @@ def echo(
         raise InvalidSetting(f"every={every}: nothing would be sampled.", "give 1 or more.")
     several = isinstance(perturbation, list | tuple)
     wanted = [_as_perturbation(p) for p in (perturbation if several else [perturbation])]
-    _refuse_beyond(trajectory, turn - steps, guard.whole("beyond", beyond), wanted)
+    beyond = guard.whole("beyond", beyond)
+    _refuse_beyond(trajectory, turn - steps, beyond)
+    lowest = -beyond if beyond else turn - steps
+    for p in wanted:
+        if isinstance(p, Sample) and p.at is not None and not lowest <= p.at < turn:
+            seen = f"at={p.at}: the way back takes the batches of steps {turn - 1} to {lowest}."
+            raise InvalidSetting(seen, "give one of these.")
     end, energy = turn - steps, getattr(trajectory.optimizer, "energy", None)
     sampled = {turn - i for i in range(0, steps, every)} | {end}
     walk = _Walk(trajectory, turn, end, every, sampled, observe, beyond, keep)
@@ -154,8 +163,7 @@ class _Walk:
                 traj.seek(self.end, on_step=look)
                 exact = traj.digest() == self.path.end_digest
                 if self.beyond:
-                    traj.optimizer.carried.update({k: v for k, v in carried.items() if k in traj.optimizer.carries})
-                    self._go_beyond(traj, layout, rows, states)
+                    self._go_beyond(traj, layout, rows, states, carried)
             except _ENDS as error:
                 ended = error.seen
         size = {
@@ -164,20 +172,31 @@ class _Walk:
         described = perturbation.to_dict()
         return Echo(self.turn, self.turn - self.end, described, size, rows, exact, ended, states)
 
-    def _go_beyond(self, traj: "Trajectory", layout: Layout, rows: list, states: dict[int, torch.Tensor]) -> None:
+    def _go_beyond(
+        self,
+        traj: "Trajectory",
+        layout: Layout,
+        rows: list,
+        states: dict[int, torch.Tensor],
+        carried: dict[str, float],
+    ) -> None:
         traj.lr = None  # the settings are those of step 0, which undoing it has put in place
+        if traj.optimizer.param_groups[0].get("delta_energy"):
+            traj.seek(1)  # undoing step 0 took the momentum of the start away; taken anew, it is there again
+        traj.optimizer.carried.update({k: v for k, v in carried.items() if k in traj.optimizer.carries})
+        turn = traj.step
         flipped = torch.ones(len(layout.names), 1, dtype=torch.float64)
         flipped[1] = -1.0
 
         def look(traj: "Trajectory") -> None:
-            step = -traj.step
-            if step % self.every == 0 or -step == self.beyond:
+            step = 2 * turn - traj.step
+            if step < 0 and (step % self.every == 0 or -step == self.beyond):
                 rows.append(self._row(step, layout.read(), self._outputs(traj), _last_loss(traj)))
                 if self.keep:
                     states[step] = layout.read().cpu() * flipped
 
         with traj.time_reversed():
-            traj.seek(self.beyond, on_step=look)
+            traj.seek(2 * turn + self.beyond, on_step=look)
 
     def in_floats(self, perturbation: Floats) -> Echo:
         """Undo in plain floats from the state at the turn, on a copy of the model."""
@@ -292,7 +311,7 @@ def _as_perturbation(p: Any) -> Perturbation:
     return p
 
 
-def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[Perturbation]) -> None:
+def _refuse_beyond(traj: "Trajectory", end: int, beyond: int) -> None:
     """Raise before anything moves if the way past step 0 is closed."""
     if not beyond:
         return
@@ -300,6 +319,8 @@ def _refuse_beyond(traj: "Trajectory", end: int, beyond: int, wanted: Sequence[P
         seen = f"beyond={beyond} goes past step 0, but the echo ends at step {end}."
         raise InvalidSetting(seen, "undo all steps (steps=None), or give beyond=0.")
     guard.refuse_no_reversal(traj.optimizer)
+    for settings in settings_by_step(traj, end)[end]:
+        traj.optimizer.check_settings(settings | {"mirrored": True})
     for step in (-1, -beyond):
         try:
             traj.data(step)
@@ -327,5 +348,7 @@ def _last_loss(traj: "Trajectory") -> float | None:
     return None if traj._last_loss is None else float(traj._last_loss)
 
 
-def _detached(x: torch.Tensor) -> torch.Tensor:
+def _detached(x: Any) -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        raise InvalidSetting(f"observe(model) gave a {type(x).__name__}.", "return a tensor of outputs.")
     return x.detach().to("cpu", torch.float64)

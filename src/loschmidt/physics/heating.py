@@ -27,9 +27,12 @@ import torch
 from ..data import Schedule
 from ..errors import InvalidSetting
 from ..exact import random
-from ..optim.energy import HasEnergy
-from ..optim.settings import present
-from ..trajectory import Trajectory
+from ..optim import ReversibleOptimizer
+from ..optim.composed import AUTO, scaled
+from ..optim.descent import Descent
+from ..optim.energy import SEPARABLE, HasEnergy
+from ..optim.settings import Settings, present
+from ..trajectory import Trajectory, guard
 from .ledger import HEAT
 from .potentials import twin_of
 from .shadow import Values, slots_of, values_of, world_of
@@ -77,11 +80,12 @@ def predicted_heating(traj: Trajectory, batches: int = 64, seed: int = 0) -> Hea
         seed: of the draws.
 
     Raises:
-        InvalidSetting: too few batches, or an optimizer without a stated energy.
+        InvalidSetting: too few batches, an optimizer without a stated energy, or one that has not started.
         LossBelowF0: from a batch whose potential is not positive.
     """
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 4:
         raise InvalidSetting(f"batches={batches!r} are too few to tell their covariance.", "pass at least 4.")
+    guard.refuse_no_trajectory(traj)
     opt = traj.optimizer
     if not isinstance(opt, HasEnergy):
         name = type(opt).__name__
@@ -103,7 +107,7 @@ def _bend(traj: Trajectory, values: Values, a: Kicks, b: Kicks) -> float:
     """Twice the second-order energy of the difference of two kicks; a parameter without a gradient has none."""
     opt = traj.optimizer
     slots = [s for s in opt._slots if s.index in a or s.index in b]
-    world = world_of(opt, slots, values, present(opt), 1, step=traj.step, loss=traj.loss, gradients=False)
+    world = world_of(opt, slots, values, _settings(opt), 1, step=traj.step, loss=traj.loss, gradients=False)
     flat = {s.index: b.get(s.index, 0.0) - a.get(s.index, 0.0) for s in slots}
     return opt.energy_law.bend(world, [torch.cat([flat[s.index] for s in slots_of(p, slots)]) for p in world.parts])
 
@@ -111,7 +115,7 @@ def _bend(traj: Trajectory, values: Values, a: Kicks, b: Kicks) -> float:
 def _kicks(traj: Trajectory, values: Values, count: int, seed: int) -> Iterator[Kicks]:
     """Kicks of independent batches at the present state, by slot."""
     opt = traj.optimizer
-    settings = present(opt)
+    settings = _settings(opt)
     ops = [op for op in opt.kicks() if opt.energy_law.cause_of(op) == "kick"]
     try:
         for k in range(count):
@@ -136,6 +140,20 @@ def _kicks(traj: Trajectory, values: Values, count: int, seed: int) -> Iterator[
     finally:
         opt.zero_grad()
         traj.model.zero_grad()
+
+
+def _settings(opt: ReversibleOptimizer) -> Settings:
+    """Those of now; for lr="auto" the lr that was chosen last. A Verlet's two half kicks heat as a whole one does."""
+    settings = scaled(present(opt), 1.0, opt.carried.get("lr"))
+    at_rest = opt.energy_law is SEPARABLE and not any(s["delta_energy"] for s in settings)
+    if isinstance(opt, Descent) and "shell" not in opt.carried and not at_rest:
+        raise InvalidSetting(
+            f"at step {opt.steps} {type(opt).__name__} has not started: momentum and energy shell are still to come.",
+            "take a step: seek(1).",
+        )
+    if any(s["lr"] == AUTO for s in settings):
+        raise InvalidSetting('with lr="auto" no step was taken yet, and so no lr is known.', "take a step: seek(1).")
+    return settings
 
 
 def _drawn(traj: Trajectory, k: int, seed: int) -> Any:

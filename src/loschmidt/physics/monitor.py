@@ -172,7 +172,7 @@ def _refuse_composed(opt: Any, composed_step: bool | None = None) -> None:
     """Raise InvalidSetting for steps of several kicks or drifts: the ledger knows kick, then drift."""
     settings = present(opt)
     if is_composed(opt, settings) if composed_step is None else composed_step:
-        kind, plain = kind_of(settings)
+        kind, plain = kind_of(settings if composed_step is None else opt._settings)
         raise InvalidSetting(
             f"an energy monitor accounts for steps of one kick and one drift; {kind} has more, or another order.",
             f"{plain}; or look at opt.energy_at in `on_step`.",

@@ -3,6 +3,7 @@
 Each `begin`s at the turn, inside a branch, and may do something `before` each step is undone.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -68,6 +69,8 @@ class Unit(Perturbation):
         """Move it."""
         name = next(iter(layout.places)) if self.parameter is None else self.parameter
         row, (start, stop, _) = layout._place(name if self.lattice == "q" else f"{name}/{self.lattice}")
+        if isinstance(self.units, bool) or not isinstance(self.units, int) or self.units == 0:
+            raise InvalidSetting(f"units={self.units!r} moves nothing, or no whole unit.", "give 1, or -1.")
         if not 0 <= self.element < stop - start:
             raise InvalidSetting(f"{name} has no element {self.element}.", f"give 0 to {stop - start - 1}.")
         block = next(b for b in reversed(layout.blocks) if layout.offsets[id(b)] <= start)
@@ -133,6 +136,8 @@ class Momenta(Perturbation):
         name = layout.names[1]
         old = torch.zeros(layout.shape, dtype=torch.float64, device=layout.device)
         old[1] = layout.read()[1]
+        if not bool(old.any()):
+            raise InvalidSetting(f"the momenta at step {traj.step} are zero, and so are all of equal norm.", "seek on.")
         layout.move(traj.optimizer, layout.random(1, self.seed, [name])[0] * old.norm() - old)
 
 
@@ -231,6 +236,8 @@ class Rate(Perturbation):
 
     def begin(self, traj: "Trajectory", layout: Layout) -> Callable[["Trajectory"], None]:
         """Undo each step with its recorded settings, but for lr."""
+        if not (isinstance(self.factor, int | float) and 0 <= self.factor < math.inf):
+            raise InvalidSetting(f"factor={self.factor!r} makes no lr.", "give a finite number of at least 0.")
         return _scale(traj, {"lr": self.factor})
 
 

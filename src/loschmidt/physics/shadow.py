@@ -4,6 +4,8 @@ The run itself is not touched: it may do several ops in one walk over memory, an
 order. The floats end where the integers do, up to a few lattice units.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +89,7 @@ def world_of(
     parts = []
     for part in flat.world_of(slots, settings, world, counting).parts:
         mine = ShadowPart(part.block, part.start, part.stop, part.settings, part.count, world, part.name_of)
+        mine.cuts = part.cuts
         mine.values = {k: v[part.start : part.stop] for k, v in values[id(part.block)].items()}
         if gradients:
             grads = [s.parameter.grad.detach().reshape(-1) for s in slots_of(part, slots)]
@@ -114,17 +117,16 @@ def apply(op: Op, world: World) -> tuple[bool, float]:
             if f is not None:
                 part.put(op.target, part.value(op.target) + f)
         return any(f is not None for _, f in found), 0.0
-    if isinstance(op, (Contract, Rescale)):
+    if isinstance(op, Contract):
         cost, did = 0.0, False
         for part in parts:
-            if isinstance(op, Contract):
-                pairs = op.pairs(part)
-            else:
-                pairs = factors(world.scalars.get(op.name, 1.0), op.tolerance)
+            pairs = op.pairs(part)
             if pairs:
                 part.put(op.target, part.value(op.target) * float(product(pairs)))
                 cost, did = cost + bits(pairs) * part.size, True
         return did, cost
+    if isinstance(op, Rescale):
+        return _rescale(op, world)
     if isinstance(op, Rotate):
         found = [(part, op.pairs(part)) for part in parts]
         for part, pairs in found:
@@ -135,3 +137,24 @@ def apply(op: Op, world: World) -> tuple[bool, float]:
                 part.put(op.target, x)
         return any(pairs is not None for _, pairs in found), 0.0
     return False, 0.0
+
+
+def _rescale(op: Rescale, world: World) -> tuple[bool, float]:
+    """Multiply by the recorded factor, or by that of each parameter; one below 0 turns round, too, for no bits."""
+    cost, did, number = 0.0, False, 0
+    each = f"{op.name} 0" in world.scalars
+    parts: list[ShadowPart] = world.parts
+    for part in parts:
+        ends = [part.start, *part.cuts, part.stop] if each else [part.start, part.stop]
+        pieces = []
+        for first, last in itertools.pairwise(ends):
+            c = world.scalars.get(f"{op.name} {number}" if each else op.name, 1.0)
+            number += 1
+            pairs = factors(abs(c), op.tolerance)
+            pieces.append(part.value(op.target)[first - part.start : last - part.start] * math.copysign(1.0, c))
+            if pairs:
+                pieces[-1] = pieces[-1] * float(product(pairs))
+                cost += bits(pairs) * (last - first)
+            did |= c != 1.0
+        part.put(op.target, torch.cat(pieces))
+    return did, cost

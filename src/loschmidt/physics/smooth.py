@@ -16,7 +16,7 @@ from ..errors import NotSmooth
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of_squares
 from ..exact.digest import sum_of
 from ..optim import ReversibleOptimizer, flat
-from ..optim.composed import FLIPPED, parts_of, scaled
+from ..optim.composed import FLIPPED, as_taken, parts_of, scaled
 from .replica import Replica, Slope
 from .state import Layout
 
@@ -162,7 +162,8 @@ class Taken:
         scalars = {k: v for k, v in entry.get("scalars", {}).items() if k != FLIPPED}
         after, replaced = dict(opt.carried), entry.get("carried", {})
         carried = {k: v for k, v in (after | replaced).items() if k not in scalars and v is not None}
-        legs, done, composed = [], entry.get("parts"), parts_of(settings)
+        legs, done = [], entry.get("parts")
+        composed = parts_of(settings) if done is None else as_taken(settings, done)
         for i, (kind, share) in enumerate(composed):
             own = done[i].get("scalars", {}) if done is not None else scalars
             world = flat.world_of(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InvalidSetting
+
 _FEWEST = 32  # lines
 _HALVES = 8  # stretches in each half
 _ERRORS = 4.0
@@ -64,9 +66,15 @@ def stationarity(
         view: whose potential is looked at.
         tolerance: relative difference of means that is let pass.
         virial_tolerance: relative size of push + pull that is let pass.
+
+    Raises:
+        InvalidSetting: lines without that view.
     """
     if len(lines) < _FEWEST:
         return Stationarity(False, f"{len(lines)} lines are fewer than {_FEWEST}", math.nan, {})
+    known = [name for name in ("batch", "full", "mean") if all(name in line for line in lines)]
+    if view not in known:
+        raise InvalidSetting(f"view={view!r} is not on all lines.", f"use one of {', '.join(known)}.")
     series = {
         "potential": [line[view]["potential"] for line in lines],
         "kinetic": [line[view]["kinetic"] for line in lines],

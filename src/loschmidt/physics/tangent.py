@@ -96,6 +96,7 @@ def tangent(
         InvalidSetting: directions that are zero or do not fit.
         OutOfReach: a step that cannot be reached.
     """
+    guard.refuse_no_trajectory(trajectory)
     layout = Layout(trajectory.optimizer)
     v = layout.vectors(directions, seed)
     v = v / _norms(v)[:, None, None]
@@ -250,6 +251,8 @@ def lyapunov(
     Raises:
         As `tangent`; InvalidSetting also for a stretch with nothing to count, and for more than there are dimensions.
     """
+    guard.refuse_no_trajectory(trajectory)
+    start, stop = guard.reachable(trajectory, start), guard.reachable(trajectory, stop)
     layout, count = Layout(trajectory.optimizer), abs(stop - start) - settle
     v = layout.vectors(k if directions is None else directions, seed)
     if count < 1 or settle < 0 or every < 1:

@@ -47,6 +47,7 @@ class Excursions:
         flat.check_unedited(self.optimizer._slots)  # leaving would silently undo an edit
         self.commit()
         attributes, snapshot, put_back = dict(self.__dict__), serial.snapshot(self.optimizer), surroundings.keep(self)
+        energy = {"energy": self.optimizer.energy} if hasattr(self.optimizer, "energy") else {}
         try:
             self.folder, self.watchers = None, []
             with random.isolated():
@@ -55,6 +56,7 @@ class Excursions:
             self.__dict__.update(attributes)
             put_back()
             serial.restore(self.optimizer, snapshot)
+            self.optimizer.__dict__.update(energy)
 
     @contextmanager
     def time_reversed(self) -> Iterator["Trajectory"]:

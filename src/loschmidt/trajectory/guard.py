@@ -17,7 +17,7 @@ from . import environment, record, surroundings
 from .evaluate import digest_of
 
 JUMP = 0.1
-"""Nats: a change of the energy in one step that is past stability."""
+"""Nats (of the energy's logarithm, where it is in units of the loss): a change in one step that is past stability."""
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -82,19 +82,28 @@ def warn_of_energy(traj: "Trajectory") -> None:
     """
     opt, before = traj.optimizer, traj._energy
     traj._energy = now = getattr(opt, "energy", None)
-    if before is None or now is None or not abs(now - before) > JUMP or "energy" in opt._warned:
+    if before is None or now is None or "energy" in opt._warned:
         return
-    group, step, jump = opt.param_groups[0], traj.step - 2, abs(now - before)
+    nats = opt.energy_law.unit == "nats"
+    jump = abs(now - before) if nats else abs(math.log(now / before)) if min(now, before) > 0 else 0.0
+    if not jump > JUMP:
+        return
+    group, step = opt.param_groups[0], traj.step - 2
     kept = group["conserve"] == "none" and not group["decoupled"] and not isinstance(group["lr"], str)
+    entry = opt.journal.peek()[1]  # what was otherwise at the step before: of settings, all but lr are in the energy
+    changed = [name for was in entry.get("settings", {}).values() if isinstance(was, dict) for name in was]
+    if "active" in entry or set(changed) - {"lr"}:
+        return
     batches = [digest_of(traj.data(traj.moment(s))) for s in (step, step + 1)]
-    if not kept or opt.energy_law.unit != "nats" or batches[0] != batches[1]:
+    if not kept or batches[0] != batches[1]:
         opt._warned.add("energy")  # energies on two mini-batches differ, and that is no error
         return
     opt.warn_once(
         "energy",
-        f"step {step} changed the energy by {jump:.2g} with lr={group['lr']:.3g}, on one and the same batch: past "
-        f"stability. Remedy: lr={group['lr'] * math.sqrt(0.25 * JUMP / jump):.2g} would have kept it (the change falls "
-        'with lr squared); or lr="auto", which finds the step by itself.',
+        f"step {step} changed the energy by {f'{jump:.2g}' if nats else f'{abs(now / before - 1):.0%}'} with "
+        f"lr={group['lr']:.3g}, on one and the same batch: past stability. Remedy: "
+        f"lr={group['lr'] * math.sqrt(0.25 * JUMP / jump):.2g} would have kept it (the change falls with lr squared)"
+        + ('; or lr="auto", which finds the step by itself.' if "tolerance" in group else "."),
     )
 
 
@@ -160,13 +169,19 @@ def refuse_edits(traj: "Trajectory") -> None:
             )
 
 
+def refuse_no_trajectory(traj: Any) -> None:
+    """Raise InvalidSetting for what is no trajectory."""
+    if not all(hasattr(traj, name) for name in ("seek", "branch", "optimizer")):
+        raise InvalidSetting(f"traj is a {type(traj).__name__}.", "pass a loschmidt.Trajectory.")
+
+
 def refuse_no_reversal(optimizer: ReversibleOptimizer) -> None:
     """Raise InvalidSetting if time cannot be reversed for this optimizer."""
     if hasattr(optimizer, "reverse_time"):
         return
     why = (
         "its program has no mirror image here"
-        if isinstance(optimizer, Descent)
+        if isinstance(optimizer, Descent) or all(group.get("momentum") == 1 for group in optimizer.param_groups)
         else "friction runs forward whichever way momenta point"
     )
     raise InvalidSetting(

@@ -312,7 +312,7 @@ def test_going_beyond_with_settings_that_have_no_mirror_image_is_refused_before_
         physics.echo(traj, None, None, beyond=2, observe=looked.append)
     opt.param_groups[0]["lr"] = 0.05
     traj.seek(8)
-    with pytest.raises(lo.InvalidSetting, match="Rate multiplies lr"):  # on the steps further down
+    with pytest.raises(lo.InvalidSetting, match="cannot be multiplied"):  # on the steps further down
         physics.echo(traj, None, physics.Rate(), observe=lambda m: m(x))
     assert not looked and traj.step == 8
 

@@ -266,14 +266,14 @@ def settings_by_step(traj: "Trajectory", first: int) -> dict[int, Settings]:
 def _scale(traj: "Trajectory", factors: Mapping[str, float]) -> Callable[["Trajectory"], None]:
     """Inside a branch: undo each step with its recorded settings times these factors."""
     opt = traj.optimizer
-    for name in factors:
-        for s in opt._settings:
+    first = max(traj.first, opt.journal.first)
+    recorded = settings_by_step(traj, first)
+    for s in {id(s): s for settings in recorded.values() for s in settings}.values():
+        for name in factors:
             value = s.get(name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 seen = f"{name} is {value!r}, which cannot be multiplied." if name in s else f"there is no {name!r}."
-                raise InvalidSetting(f"{seen}", f"scale a number among the settings of {type(opt).__name__}.")
-    first = max(traj.first, opt.journal.first)
-    recorded = settings_by_step(traj, first)
+                raise InvalidSetting(seen, f"scale a number among the settings of {type(opt).__name__}.")
 
     def scale(traj: "Trajectory") -> None:
         if traj.step > first:

@@ -58,19 +58,32 @@ def sentences(found: Mapping[int, Built]) -> str:
 
 
 def measures(several: Sequence[Measure]) -> Table:
-    """Measures on a terminal, evidence first, controls marked, implementation checks last."""
-    out = Table(expand=True)
-    for head, share in (("measure", 3), ("value", 0), ("95 %", 0), ("n", 0), ("held against", 2), ("met", 0)):
+    """Measures on a terminal: those that decide first, then the others, controls, and implementation checks."""
+    out = Table(expand=True, show_lines=True)
+    for head, share in (("measure, and what it is held against", 1), ("value (95 %)", 0), ("n", 0), ("met", 0)):
         out.add_column(head, ratio=share or None, no_wrap=not share)
-    for measure in sorted(several, key=lambda m: m.kind != "evidence"):
+    for measure in sorted(several, key=_rank):
         kind = "control" if measure.control else "" if measure.kind == "evidence" else measure.kind
-        name = f"{measure.name} ({kind})" if kind else measure.name
-        value = "-" if measure.value is None else f"{_number(measure.value)} {measure.unit}".strip()
-        interval = "-" if measure.interval is None else " to ".join(map(_number, measure.interval))
+        words = ", ".join(word for word in (measure.unit, kind) if word)
+        name = Text(f"{measure.name} [{words}]" if words else measure.name)
+        if measure.threshold:
+            name.append(f"\n{measure.threshold}", style="dim")
+        value = "-" if measure.value is None else _number(measure.value)
+        if measure.interval is not None:
+            value += f" ({' to '.join(map(_number, measure.interval))})"
         met = {None: "", True: "yes", False: "no"}[measure.met]
         colour = {None: "", True: "green", False: "red"}[measure.met]
-        out.add_row(Text(name), value, interval, str(measure.n), Text(measure.threshold), Text(met, style=colour))
+        out.add_row(name, value, str(measure.n), Text(met, style=colour))
     return out
+
+
+def deciding(several: Sequence[Measure]) -> list[Measure]:
+    """Those that are held against something."""
+    return [measure for measure in several if measure.threshold]
+
+
+def _rank(measure: Measure) -> tuple[bool, bool, bool]:
+    return measure.kind != "evidence", measure.control, not measure.threshold
 
 
 def _number(x: float) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cyclopts import App
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ..claims import plan_run, records, registry, run_claims, table
@@ -76,7 +77,7 @@ def show(id: int, *, records: Path = RESULTS, json: Path | None = None) -> int:
     if record is None:
         console.print(f"\nNot run: loschmidt claims run {id}")
     else:
-        _say_record(console, record)
+        _say_record(console, record, everything=True)
     if json is not None:
         write_json(json, {"claims": [record.json_entry()] if record else []})
     return 0
@@ -213,10 +214,14 @@ def _read(folder: Path) -> dict[tuple[int, str], ClaimRecord]:
 
 
 def _say(console: Console, name: str, text: Any) -> None:
-    console.print(Text(f"{name:>11}  {text}"), highlight=False)
+    row = Table.grid(padding=(0, 2))
+    row.add_column(justify="right", width=12, style="dim")
+    row.add_column()
+    row.add_row(Text(name), Text(str(text)))
+    console.print(row, highlight=False)
 
 
-def _say_record(console: Console, record: ClaimRecord) -> None:
+def _say_record(console: Console, record: ClaimRecord, everything: bool = False) -> None:
     _say(console, "verdict", f"{table.verdict_of(record)}, {record.scale}, {len(record.seeds)} seeds")
     for part in record.sub_verdicts:
         _say(console, part.name, f"{part.verdict}: {part.why}")
@@ -231,5 +236,8 @@ def _say_record(console: Console, record: ClaimRecord) -> None:
         _say(console, "missing", text)
     if len(failed) < len(record.missing):
         _say(console, "missing", f"{len(record.missing) - len(failed)} jobs that were not run")
-    if record.measures:
-        console.print(table.measures(record.measures))
+    shown = record.measures if everything else table.deciding(record.measures)
+    if shown:
+        console.print(table.measures(shown))
+    if more := len(record.measures) - len(shown):
+        console.print(f"{more} more measures, controls and checks: loschmidt claims show {record.id}, or the report.")

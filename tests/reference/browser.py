@@ -35,8 +35,8 @@ LOOK = """(() => {
   });
 })()"""
 
-SPOT = """document.body.insertAdjacentHTML("beforeend", "<i id='spot' style='position: absolute; left: 0; width: 4px;" +
-  `height: 4px; background: #f0f; top: ${document.documentElement.scrollHeight - 4}px'></i>`)"""
+SPOT = """document.body.insertAdjacentHTML("beforeend", "<i id='spot' style='position: fixed; left: 0; bottom: 0; " +
+  "width: 4px; height: 4px; background: #f0f'></i>")"""
 
 
 def main(page: str, out: str, width: str = "1100", scheme: str = "light", script: str = "") -> None:

@@ -3,10 +3,11 @@
     python benchmarks/integrators.py [--steps 100000] [--lr 0.1] [--only leapfrog forest-ruth]
 
 The drift is the slope of a line through H over the whole run, times its length, with its standard error, beside the
-oscillation. Two processes. Writes benchmarks/results/integrators.json, one integrator at a time.
+oscillation. Two processes. Finished integrators are kept in benchmarks/results/integrators.json and not done again.
 """
 
 import argparse
+import json
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -70,17 +71,19 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--only", nargs="*", default=list(COMPOSITIONS), choices=list(COMPOSITIONS))
     given = parser.parse_args()
-    rows = []
+    command = f"python benchmarks/integrators.py --steps {given.steps} --lr {given.lr}"
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    rows = before["rows"] if before.get("command") == command else []
+    todo = [name for name in given.only if name not in {row["integrator"] for row in rows}]
     with get_context("spawn").Pool(2) as pool:
-        work = pool.imap_unordered(partial(measure, given.steps, given.lr), reversed(given.only))
-        for row in track(work, "integrators", len(given.only)):
+        work = pool.imap_unordered(partial(measure, given.steps, given.lr), reversed(todo))
+        for row in track(work, "integrators", len(todo)):
             rows.append(row)
             print(
                 f"{row['integrator']:12} exact {row['exact']}  drift {row['drift']:.1e} ± "
                 f"{row['drift_standard_error']:.1e} of {row['oscillation']:.1e}  {row['seconds']:.0f} s"
             )
-            record = {"command": f"python benchmarks/integrators.py --steps {given.steps} --lr {given.lr}"}
-            record |= {"rows": sorted(rows, key=lambda r: (r["order"], r["gradients_per_step"]))}
+            record = {"command": command, "rows": sorted(rows, key=lambda r: (r["order"], r["gradients_per_step"]))}
             write_json(RESULT, record | {"environment": environment.record()})
 
 

@@ -193,10 +193,10 @@ def melted(seed):
     return {"seed": seed, "ended_by": None, "frozen": frozen, "kicks": kicks}
 
 
-def made_up(free=0.3, cooled=0.01, best=0.9, seeds=5, **of_trough):
+def made_up(free=0.3, cooled=0.01, best=0.9, seeds=5, spread=0.01, **of_trough):
     several = range(10, 10 + seeds)
     return {
-        rule.FREE: [{"seed": s, "runs": [run(free + 0.01 * (s % 3), best)]} for s in several],
+        rule.FREE: [{"seed": s, "runs": [run(free + spread * (s % 3), best)]} for s in several],
         rule.HALF: [{"seed": 10, "runs": [run(free)]}],
         rule.SWEEP: [{"seed": s, "runs": [run(cooled, momentum=m) for m in (0.9999, 0.9998)]} for s in several],
         rule.DECAY: [{"seed": 10, "runs": [run(free)]}],
@@ -216,6 +216,7 @@ def verdicts(evidence):
     [
         (made_up(), "partly", ["refuted", "supported", "supported"]),
         (made_up(free=0.0), "refuted", ["refuted", "refuted", "supported"]),
+        (made_up(free=0.0, spread=0.0, cooled=0.0), "refuted", ["refuted", "refuted", "supported"]),
         (made_up(cooled=0.2), "partly", ["refuted", "partly", "supported"]),
         (made_up(held=0.01, restored=0.9), "partly", ["refuted", "supported", "refuted"]),
         (made_up(held=0.01), "partly", ["refuted", "supported", "partly"]),

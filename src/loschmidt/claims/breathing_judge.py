@@ -99,10 +99,10 @@ def _keeping(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t: 
     ]
     if len(both) < t["least seeds"]:
         why = f"{len(both)} seeds generalised with friction and without, and can be used; needed: {t['least seeds']:g}."
-        return [average(name, x) for name, x in zip(names, (moving, still), strict=True)], [
-            SubVerdict(sub, "inconclusive", why)
-        ]
-    d0, d1, gap = average(names[0], moving), average(names[1], still), statistics.paired(moving, still)
+        measures = [average(name, x, False) for name, x in zip(names, (moving, still), strict=True)]
+        return measures, [SubVerdict(sub, "inconclusive", why)]
+    d0, d1 = average(names[0], moving, False), average(names[1], still, False)
+    gap = statistics.paired(moving, still)
     measures = [
         replace(d0, threshold=f"at least {t['breath']:g}: it breathes", met=d0.value >= t["breath"]),
         replace(d1, threshold=f"at most {t['still']:g}: it is frozen", met=d1.value <= t["still"]),
@@ -111,7 +111,7 @@ def _keeping(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t: 
     for m, runs in sorted(by.items(), reverse=True):
         if m != t["freezing momentum"]:
             name = f"momentum {m:g}: largest fall in the second half, of those that generalised"
-            measures.append(average(name, [late_depth(r) for r in runs.values() if generalised(r, t)]))
+            measures.append(average(name, [late_depth(r) for r in runs.values() if generalised(r, t)], False))
     verdict: Verdict = "inconclusive"
     if d0.value <= t["still"] and d0.interval[1] < t["breath"]:
         verdict = "refuted"
@@ -140,15 +140,13 @@ def _cause(evidence: Evidence, t: Thresholds) -> Found:
         for words in ("", ", tensor by tensor")
     }
     name = "from a peak on, at its norm: largest fall of test accuracy"
-    fall, back = (
-        average(name, clamped),
-        average("trough scaled to the peak's norm: share restored", restored[""], False),
-    )
+    fall = average(name, clamped, False)
+    back = average("trough scaled to the peak's norm: share restored", restored[""], False)
     measures = [
         replace(fall, threshold=f"at least {t['breath']:g}: not the norm", met=_at_least(fall, t["breath"])),
         replace(back, threshold=f"below {t['restored']:g}: not the norm", met=_below(back, t["restored"])),
-        average("the same seeds, free: largest fall", of_free, control=True),
-        average("random momenta of equal norm at the peak: largest fall", other, control=True),
+        average("the same seeds, free: largest fall", of_free, False, control=True),
+        average("random momenta of equal norm at the peak: largest fall", other, False, control=True),
         average(
             "trough scaled to the peak's norm, tensor by tensor: share restored",
             restored[", tensor by tensor"],
@@ -236,6 +234,7 @@ def _circuit(free: Mapping[int, Run], t: Thresholds) -> list[Measure]:
         "explained": "share of the logits that they explain",
     }
     found: dict[str, list[float]] = {name: [] for name in names}
+    kept: list[float] = []
     for run in free.values():
         fall = fall_of(run)
         if fall is None or not run["fourier"]["keys"] or pure.depth(run["curve"]["test"]) < t["breath"]:
@@ -243,7 +242,10 @@ def _circuit(free: Mapping[int, Run], t: Thresholds) -> list[Measure]:
         for name in names:
             values = run["curve"][name] if name == "test" else run["fourier"][name]
             found[name].append(values[fall[1]] - values[fall[0]])
-    return [average(f"from peak to trough, change of {words}", found[name], False) for name, words in names.items()]
+        kept.append(run["fourier"]["restricted"][fall[1]])
+    there = average("at the trough: test accuracy of the keys' waves alone", kept)
+    changes = [average(f"from peak to trough, change of {words}", found[name], False) for name, words in names.items()]
+    return [there, *changes]
 
 
 def _lock_in(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t: Thresholds) -> list[Measure]:
@@ -338,7 +340,7 @@ def _controls(evidence: Evidence, t: Thresholds) -> list[Measure]:
                 average(f"{name}: share that generalised", [float(generalised(r, t)) for r in kept], control=True)
             )
             falls = [late_depth(r) for r in learned]
-            out.append(average(f"{name}: largest fall in the second half", falls, control=True))
+            out.append(average(f"{name}: largest fall in the second half", falls, False, control=True))
             periods = [_period(r, t) for r in learned]
             out.append(average(f"{name}: period", periods, False, unit="steps times lr", control=True))
     back = [e[at]["returned"] for e in evidence.get(TROUGH, ()) if "peak" in e for at in ("trough", "peak")]

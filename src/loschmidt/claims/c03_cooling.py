@@ -101,9 +101,9 @@ CLAIM = Claim(
         "falls by a breath or more in the second half of runs without friction, is frozen with momentum 0.9998, and "
         "the difference is sure; refuted if it is frozen without; partly if only the difference is sure. (c) it is "
         "friction, not the norm: supported if it falls from its peak at one norm, too, and the peak's norm does not "
-        "give back half of what a trough lost; refuted if both are the other way round. (d) crystallisation is not "
-        "tested. Refuted if (a) and (b) are; inconclusive if one of these two is; supported if all four are; partly "
-        "otherwise."
+        "give back half of what a trough lost; refuted if both are the other way round, inconclusive if one can't be "
+        "told, partly if they disagree. (d) crystallisation is not tested. Refuted if (a) and (b) are; inconclusive "
+        "if one of these two is; supported if all four are; partly otherwise."
     ),
     thresholds=rule.THRESHOLDS,
     seeds={"smoke": 1, "laptop": 10, "full": 20},

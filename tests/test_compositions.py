@@ -146,7 +146,7 @@ def test_what_a_composition_asks_for():
         opt.step(loss=closure())
     with pytest.raises(lo.errors.InvalidSetting, match="integrator"):
         oscillator("rk4", 0.1)
-    for setting in ({"nu": 0.1}, {"conserve": "rescale"}, {"decoupled": True, "weight_decay": 0.1}):
+    for setting in ({"nu": 0.1}, {"conserve": "rescale"}, {"decoupled": True, "weight_decay": 0.1}, {"momentum": 0.9}):
         with pytest.raises(lo.errors.InvalidSetting, match=next(iter(setting))):
             oscillator("leapfrog", 0.1, **setting)
     assert opt.digest() == before

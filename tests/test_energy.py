@@ -79,6 +79,7 @@ SETTINGS = {
     "ECDq1": ("ECDq1", {"lr": 0.1, "eta": 20.0, "weight_decay": 0.1}),
     "ECDq1, each tensor": ("ECDq1", {"lr": 0.1, "eta": 20.0, "projection": "per-tensor"}),
     "ECDq1, turned round": ("ECDq1", {"lr": 2.0, "eta": 200.0}),
+    "ECD, friction": ("ECD", {"lr": 0.3, "delta_energy": 0.5, "weight_decay": 0.1, "momentum": 0.9}),
     "SGD": ("SGD", {"lr": 0.5, "weight_decay": 0.1}),
     "SGD, dampened": ("SGD", {"lr": 0.5, "momentum": 0.8, "dampening": 0.3}),
     "SGD up": ("SGD", {"lr": 0.01, "maximize": True}),
@@ -90,6 +91,7 @@ CAUSES = {
     "BBI, all its ops": {"start", "rescale", "kick", "decay", "drift"},
     "ECDq1": {"rescale", "kick", "drift"},
     "ECDq1, each tensor": {"rescale", "kick", "drift"},
+    "ECD, friction": {"start", "friction", "kick", "drift"},
     "SGD": {"friction", "kick", "drift"},
     "AdamW": {"friction", "kick", "metric", "decay", "drift"},
 }
@@ -159,6 +161,11 @@ def test_each_op_took_what_it_must():
         seen = line["full"]
         assert seen["by"]["friction"] == pytest.approx((0.81 - 1) * seen["kinetic"], abs=1e-12)
         assert line["bits"] == {"friction": pytest.approx(40 * math.log2(10 / 9))}
+    for line in ledger(cloud("ECD", delta_energy=0.5, momentum=0.9), 6, losses=losses)[1:]:
+        square = math.expm1(line["mean"]["kinetic"])  # |p|^2, with s = 1
+        taken = math.log((1 + 0.81 * square) / (1 + square))
+        assert line["mean"]["by"]["friction"] == pytest.approx(taken, abs=1e-9)
+        assert line["bits"]["friction"] == pytest.approx(40 * math.log2(10 / 9))
     # By hand: kinetic energy after the step, and the potential of a cloud.
     lr, p = traj.optimizer.param_groups[0]["lr"], traj.optimizer._slots[0].block.lattices["p"].value()
     q, x = traj.model.q.detach(), traj.data.dataset

@@ -107,6 +107,7 @@ BILLS = {
     "sgd": (0.1520, 0.1524),
     "adamw": (0.1534, 0.1540),
     "ecd": (0.0, 0.0),
+    "ecd-friction": (0.1519, 0.1521),
     "ecd-decoupled-scattered": (0.01449, 0.0145),
     "bbi": (0.0, 0.0),
     "bbi-decoupled-scattered": (0.01449, 0.0145),

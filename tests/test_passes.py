@@ -99,7 +99,17 @@ def test_one_flipped_bit_is_noticed(place):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
     "name",
-    ["sgd-dampened-decayed", "sgd-int32", "adam-decayed", "adamw-decayed", "ecd-rescale", "bbi", "q1", "q1-per-tensor"],
+    [
+        "sgd-dampened-decayed",
+        "sgd-int32",
+        "adam-decayed",
+        "adamw-decayed",
+        "ecd-rescale",
+        "ecd-friction",
+        "bbi",
+        "q1",
+        "q1-per-tensor",
+    ],
 )
 def test_compiled_passes_have_the_bits_of_their_twin(name, dtype, kernels):
     kernels("native")

@@ -46,6 +46,8 @@ SETTINGS = [
     (ECD, {"conserve": "perhaps"}, '"none" or "rescale"'),
     (ECD, {"s": 0.0}, "infinite speed.*delta_energy"),
     (ECD, {"lr": 2.0, "weight_decay": 0.5, "decoupled": True}, "below 1"),
+    (ECD, {"momentum": 0.0}, "momentum.*above 0"),
+    (ECD, {"momentum": 1.01}, r"in \(0, 1\]"),
     (BBI, {"delta_energy": -1.0}, "delta_energy.*at least 0"),
     (BBI, {"conserve": "yes"}, '"none" or "rescale"'),
     (BBI, {"bounces": 1.5}, "bounces=1.5.*whole number"),

@@ -63,6 +63,9 @@ RECORDS = {
     "adamw": Record(ADAMW, {"lr": 1e-3, "weight_decay": 0.0}, torch.optim.AdamW, ADAM, lossy={"betas": (0.5, 0.6)}),
     "adamw-decayed": Record(ADAMW, {"lr": 2e-3, "weight_decay": 0.1}, torch.optim.AdamW, ADAM - math.log2(1 - 2e-4)),
     "ecd": Record(ECD, {"lr": 0.05, "delta_energy": 0.5, "weight_decay": 1e-3}),
+    "ecd-friction": Record(
+        ECD, {"lr": 0.05, "delta_energy": 0.5, "weight_decay": 1e-3, "momentum": 0.9}, bits=FRICTION, lossy=HALF
+    ),
     "ecd-rescale": Record(ECD, {"lr": 0.1, "eta": 2.0, "delta_energy": 0.5, "conserve": "rescale"}, bits=None),
     "ecd-decoupled-scattered": Record(
         ECD,

@@ -6,6 +6,7 @@ between the way out and the way back but what an experiment makes different.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -40,10 +41,10 @@ class Adding:
         """ "SGD" or "ECD" on the model's parameters."""
         return _KINDS[kind](self.model.parameters(), **settings)
 
-    def run(self, kind: str, settings: Mapping[str, Any]) -> Trajectory:
-        """A run on the lattice, at step 0."""
+    def run(self, kind: str, settings: Mapping[str, Any], tape: str | PathLike | None = None) -> Trajectory:
+        """A run on the lattice, at step 0; `tape`: as of `Trajectory`."""
         data = Schedule(self.train, batch_size=None)
-        return Trajectory(self.model, self.optimizer(kind, settings), loss, data, digest_every=None)
+        return Trajectory(self.model, self.optimizer(kind, settings), loss, data, tape=tape, digest_every=None)
 
     def float_run(
         self, kind: str, settings: Mapping[str, Any], look: Callable[[float, NaiveRun], None] | None = None

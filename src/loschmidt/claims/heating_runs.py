@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import Schedule
-from ..exact import Contract, Op, random
+from ..exact import random
 from ..optim import ECD
 from ..physics import EnergyMonitor, predicted_heating
 from ..physics.state import Layout
@@ -27,18 +27,6 @@ HIDDEN = 16
 LOOKS = 4  # along a short run, at which its heating is predicted
 
 Images = tuple[torch.Tensor, torch.Tensor]
-
-
-class Cooled(ECD):
-    """ECD whose momentum is contracted before each kick: log2(1/keep) bits per parameter per step."""
-
-    def __init__(self, params: Any, keep: float, **settings: Any):
-        self.keep = keep
-        super().__init__(params, **settings)
-
-    def kicks(self) -> tuple[Op, ...]:
-        """Friction first, as in SGD."""
-        return (Contract("p", lambda part: self.keep), *super().kicks())
 
 
 def network(seed: int) -> nn.Module:
@@ -69,12 +57,11 @@ def draws(train: Images, batch: int | None, replacement: bool, *key: Any) -> Sch
 
 
 def start(
-    seed: int, batch: int | None, dt: float, replacement: bool = True, keep: float | None = None, **settings: Any
+    seed: int, batch: int | None, dt: float, replacement: bool = True, keep: float = 1.0, **settings: Any
 ) -> tuple[Trajectory, Images]:
     """A run at its start, and the test data; `keep`: of the momentum a step."""
     task, model = digits(seed=seed, dtype=torch.float64), network(seed)
-    given = settings | {"lr": dt, "weight_decay": DECAY}
-    opt = ECD(model.parameters(), **given) if keep is None else Cooled(model.parameters(), keep, **given)
+    opt = ECD(model.parameters(), **settings | {"lr": dt, "weight_decay": DECAY, "momentum": keep})
     data = draws(task.train, batch, replacement, "run", seed)
     return Trajectory(model, opt, loss, data), task.test
 

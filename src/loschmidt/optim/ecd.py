@@ -4,7 +4,8 @@ H = eta log D + log(s + |p|^2)                 energy
 D = F - F0,  F = loss + sum (weight_decay / 2) |q|^2     potential; the sum only for decay inside H
 G = grad F = g + weight_decay q,  dt = lr
 
-kicks   start     p <- -g sqrt(delta_energy) / |g|       first step only; g without decay, as published
+kicks   friction  p <- momentum p                        momentum below 1
+        start     p <- -g sqrt(delta_energy) / |g|       first step only; g without decay, as published
         rescale   p <- p sqrt(P / |p|^2),  P = exp(E - eta log D) - s     conserve="rescale"
         kick      p <- p - dt eta G / D
 drifts  decay     q <- (1 - dt weight_decay) q           decoupled=True
@@ -34,8 +35,8 @@ class ECD(Descent):
 
     Slows down where the loss is low instead of cooling. Every op is a shear or a rotation, so going back costs
     0 bits per parameter per step, unless the momentum is rescaled (`conserve="rescale"`: -log2 of the factor,
-    given back when the factor is above 1, and 8 bytes of journal a step) or decay is decoupled
-    (log2(1/(1 - lr weight_decay)) bits).
+    given back when the factor is above 1, and 8 bytes of journal a step), decay is decoupled
+    (log2(1/(1 - lr weight_decay)) bits), or there is friction after all (log2(1/momentum) bits).
 
     `step` needs the value of the loss: `step(loss=loss)` or `step(closure)`.
 
@@ -55,6 +56,8 @@ class ECD(Descent):
             warned of once, as in the published code.
         weight_decay: inside H: it enters potential, kick and energy, and is wound back like all else.
         decoupled: decay outside H, as in AdamW.
+        momentum: what a step keeps of p, in (0, 1], as in SGD: 1 is no friction. Below it H falls by
+            (1 - momentum) 2 |p|^2/(s + |p|^2) nats a step, to first order.
         integrator: "euler" (kick, then drift), or a palindrome of order 2, 4 or 6, by its name in
             `dynamics.COMPOSITIONS`: these evaluate the gradient inside the step, so that `step` needs a closure.
         tolerance: with lr="auto": by how much H may change over a run, as an aim; a step may change it by a hundredth.
@@ -87,6 +90,7 @@ class ECD(Descent):
         "integrator",
         "mirrored",
         "tolerance",
+        "momentum",
     )
 
     def __init__(
@@ -101,6 +105,7 @@ class ECD(Descent):
         conserve: Literal["none", "rescale"] = "none",
         weight_decay: float = 0.0,
         decoupled: bool = False,
+        momentum: float = 1.0,
         integrator: str = "euler",
         tolerance: float = 1e-2,
         mirrored: bool = False,
@@ -120,6 +125,7 @@ class ECD(Descent):
             "conserve": conserve,
             "weight_decay": weight_decay,
             "decoupled": decoupled,
+            "momentum": momentum,
             "integrator": integrator,
             "tolerance": tolerance,
             "mirrored": mirrored,
@@ -139,6 +145,9 @@ class ECD(Descent):
         for name in ("s", "delta_energy"):
             require_number(settings, name)
         require_number(settings, "eta", above=True)
+        require_number(settings, "momentum", above=True)
+        momentum = settings["momentum"]
+        require(momentum <= 1, "momentum", momentum, "above 1 it grows without bound", "use a momentum in (0, 1].")
         still = settings["s"] == settings["delta_energy"] == 0
         require(not still, "s", settings["s"], "with s = 0 a start at rest has infinite speed", "set delta_energy > 0.")
         name = settings["integrator"]
@@ -146,7 +155,7 @@ class ECD(Descent):
         if auto:
             require(name == "euler" and not settings["mirrored"], "lr", AUTO, "it has an integrator of its own", ONE)
         if COMPOSITIONS[name].weights or settings["mirrored"] or auto:
-            for other, plain in (("conserve", "none"), ("nu", 0.0), ("decoupled", False)):
+            for other, plain in (("conserve", "none"), ("nu", 0.0), ("decoupled", False), ("momentum", 1.0)):
                 why = "only kicks and drifts of H itself are composed, mirrored in time, or of a step that is chosen"
                 require(settings[other] == plain, other, settings[other], why, f"set {other} to {plain!r}.")
 
@@ -158,7 +167,8 @@ class ECD(Descent):
         Steps are then taken with a closure. Going back over the turn is exact, as over any step.
 
         Raises:
-            InvalidSetting: settings that have no mirror image (rescale, scattering, decoupled decay, lr="auto").
+            InvalidSetting: settings that have no mirror image (rescale, scattering, decoupled decay, friction,
+                lr="auto").
         """
         turned = [group | {"mirrored": not group["mirrored"]} for group in self.param_groups]
         for group in turned:
@@ -178,7 +188,7 @@ class ECD(Descent):
         return control.advance if AUTO in rates else super().evaluates_inside(settings)
 
     def kicks(self) -> Sequence[Op]:
-        """Start, rescale, kick."""
+        """Friction, start, rescale, kick."""
         return KICKS
 
     def drifts(self) -> Sequence[Op]:
@@ -231,6 +241,7 @@ def _moving(world: World, square: float, s: float) -> float:
 
 
 KICKS = (
+    Contract("p", lambda part: part["momentum"]),
     Shear("p", _start, cause="start"),
     Rescale("p", to_shell(_shell), needs=("p", "q")),
     Shear("p", _kick, needs=("q",)),

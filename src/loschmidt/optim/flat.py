@@ -252,6 +252,8 @@ def runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
 
 def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     """Slots grouped by block, order kept."""
+    if slots and all(s.block is slots[0].block for s in slots):  # as a rule; asked five times a step
+        return [(slots[0].block, list(slots))]
     grouped: dict[int, tuple[Block, list[Slot]]] = {}
     for s in slots:
         grouped.setdefault(id(s.block), (s.block, []))[1].append(s)

@@ -94,6 +94,7 @@ def warn_of_energy(traj: "Trajectory") -> None:
     changed = [name for was in entry.get("settings", {}).values() if isinstance(was, dict) for name in was]
     if "active" in entry or set(changed) - {"lr"}:
         return
+    kept = kept and group.get("momentum", 1.0) == 1
     batches = [digest_of(traj.data(traj.moment(s))) for s in (step, step + 1)]
     if not kept or batches[0] != batches[1]:
         opt._warned.add("energy")  # energies on two mini-batches differ, and that is no error

@@ -283,7 +283,7 @@ def test_a_judge_that_fails_leaves_the_evidence():
 def test_a_damaged_record_is_refused(out):
     path = records.place(out, 1, "smoke")
     entry = json.loads(path.read_text())["claims"][0]
-    for text in ("{", "[]", json.dumps({"claims": [entry | {"verdict": "maybe"}]})):
+    for text in ("{", "[]", '{"claims": []}', json.dumps({"claims": [entry | {"verdict": "maybe"}]})):
         path.write_text(text)
         with pytest.raises(DamagedFile, match=r"claim-01-smoke\.json"):
             records.read_folder(out)
@@ -318,6 +318,35 @@ def test_judging_again_and_showing(out, capsys, monkeypatch):
     assert json.loads((out / "said.json").read_text())["claims"][0]["verdict"] == "supported"
     number, text = call("list")
     assert number == 0 and "coins are fair" in text and "not yet built" in text
+    first, second = json.loads((out / "said.json").read_text())["claims"][:2]
+    assert first["id"] == 1 and first["seeds"] == [0, 1, 2] and second["scale"] is None and second["seeds"] == []
+
+
+def test_a_judge_that_fails_takes_no_verdict_away(out, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "PACKAGE", TOYS)
+    monkeypatch.setattr(c01_coins, "CLAIM", replace(CLAIM, judge=lambda evidence, thresholds: thresholds["mising"]))
+    path = records.place(out, 1, "smoke")
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["claims", "judge", "--write", "--records", str(out)])
+    assert stop.value.code == 1 and "The record stays" in " ".join(capsys.readouterr().out.split())
+    assert path.read_bytes() == before
+
+
+def test_that_nothing_is_finished_is_said_once(tmp_path, monkeypatch):
+    for seed in range(2):
+        (tmp_path / f"raise-{seed}").touch()
+    monkeypatch.setenv("TOYS", str(tmp_path))
+    monkeypatch.setattr(c01_coins, "CLAIM", replace(CLAIM, parts=CLAIM.parts[:1]))
+    done = run(tmp_path / "out", seeds=2, workers=1)
+    assert len(done["failures"]) == 2 and len(done["notes"]) == 1
+
+
+def test_the_report_is_found_among_the_claims_too(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "PACKAGE", TOYS)
+    with pytest.raises(SystemExit):
+        main(["claims", "report", "--records", str(out), "--out", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").exists()
 
 
 # -- versions, registry ----------------------------------------------------------------------------------

@@ -267,6 +267,11 @@ def test_what_returns_from_nowhere_is_refuted():
     assert CLAIM.judge(made_up(lambda what, turn: False), T).verdict == "refuted"
 
 
+@pytest.mark.parametrize("what", ["fresh", "one sample, throughout"])
+def test_one_kind_that_returns_is_more_than_the_lattice(what):
+    assert CLAIM.judge(made_up(lambda kind, turn: kind == what), T).verdict == "partly"
+
+
 @pytest.mark.parametrize(
     "less", [{"seeds": 2}, {"energy": 2e-2}, {"late": 0.3}, {"lattice": False}], ids=lambda less: next(iter(less))
 )

@@ -163,7 +163,7 @@ def read(path: Path) -> list[ClaimRecord]:
         DamagedFile: it cannot be read, or it is no record of claims.
     """
     try:
-        return [ClaimRecord.model_validate(entry) for entry in json.loads(path.read_text())["claims"]]
+        found = [ClaimRecord.model_validate(entry) for entry in json.loads(path.read_text())["claims"]]
     except ValidationError as error:
         first = error.errors()[0]
         raise DamagedFile(
@@ -171,6 +171,9 @@ def read(path: Path) -> list[ClaimRecord]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFile(f"{path} cannot be read ({type(error).__name__}: {error}).", _ANEW) from error
+    if not found:
+        raise DamagedFile(f"{path} holds no record of a claim.", _ANEW)
+    return found
 
 
 def read_folder(folder: Path) -> dict[tuple[int, str], ClaimRecord]:

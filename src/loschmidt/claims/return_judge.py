@@ -74,6 +74,7 @@ def _verdict(subs: Sequence[SubVerdict], kept: Evidence, by_seed: Mapping[int, A
     ]
     floats = [(w, by_seed[seen["seed"]]) for seen in _of(kept, FLOATS, by_seed) for d in _dtypes(seen) for w in seen[d]]
     anything = any(returned(way, seen["start"]["test"], t) for way, seen in grid + floats)
+    anything |= any(s.verdict in ("supported", "partly") for s in rest)  # fresh batches, and samples throughout
     return "partly" if anything else "refuted"
 
 

@@ -89,6 +89,7 @@ class _Session:
         self.notes: list[str] = []
         self.traces: list[str] = []
         self.records: dict[int, ClaimRecord] = {}
+        self.through: set[int] = set()
         self.left = {id: sum(job.claim == id for job in plan.todo) for id in plan.jobs}
 
     def ended(self, job: jobs.Job, outcome: Outcome) -> None:
@@ -103,11 +104,12 @@ class _Session:
     def conclude(self) -> None:
         """Judge what is not judged yet."""
         for id, claim in self.claims.items():
-            if id not in self.records:
+            if id not in self.through:
                 self._judge(claim)
 
     def _judge(self, claim: Claim) -> None:
         plan, there = self.plan, jobs.read(self.plan.out, claim.id, self.plan.scale)
+        self.through.add(claim.id)
         wanted = plan.jobs[claim.id]
         done = [there.by_key[job.key] for job in wanted if job.key in there.by_key]
         if not done:

@@ -15,8 +15,11 @@ from ..errors import DamagedFile, InvalidSetting
 from ..files import refuse_unwritable, write_json
 from ..live.job import span
 from .invocation import command
+from .report import report
 
 claims = App(name="claims", help="Twelve claims about whether training can be undone: list, run, and judge them.")
+
+claims.command(report)  # `loschmidt report`, where one looks for it
 
 RESULTS = Path("results")
 
@@ -43,9 +46,16 @@ def list_(*, records: Path = RESULTS, json: Path | None = None) -> int:
     built, there = registry.built(), _read(records)
     Console().print(table.table(built, there))
     if json is not None:
-        keys = ("id", "title", "verdict", "scale", "seeds")
-        write_json(json, {"claims": [dict(zip(keys, row, strict=True)) for row in table.verdicts(built, there)]})
+        write_json(json, {"claims": [_row(row, there) for row in table.verdicts(built, there)]})
     return 0
+
+
+def _row(row: tuple[str, ...], there: dict[tuple[int, str], ClaimRecord]) -> dict[str, Any]:
+    """A line of the table as JSON: numbers are numbers, and what is not there is None or empty."""
+    id, title, verdict, scale, _ = row
+    record = records.latest(there, int(id))
+    seeds = record.seeds if record else []
+    return {"id": int(id), "title": title, "verdict": verdict, "scale": scale or None, "seeds": seeds}
 
 
 @claims.command
@@ -127,8 +137,9 @@ def run(
     total = sum(map(len, planned.jobs.values()))
     finished = f", {total - len(planned.todo)} finished before" if len(planned.todo) < total else ""
     names = ", ".join(map(str, planned.jobs))
-    long = f"about {span(planned.seconds)} with {workers} processes" if planned.todo else "nothing is left to run"
-    console.print(f"Claims {names}, {scale}: {total} jobs{finished}; {long}.")
+    processes = f"{workers} process{'es' * (workers > 1)}"
+    long = f"about {span(planned.seconds)} with {processes}" if planned.todo else "nothing is left to run"
+    console.print(f"Claim{'s' * (len(planned.jobs) > 1)} {names}, {scale}: {total} jobs{finished}; {long}.")
     for id, aside in planned.aside.items():
         console.print(Text(f"Claim {id}: set aside, not used and not deleted: {'; '.join(aside)}."))
     done = run_claims(planned, command())
@@ -195,7 +206,9 @@ def _judge(ids: tuple[int, ...], folder: Path, write: bool, json: Path | None) -
         console.print(Text(f"Claim {id}, {scale}: {table.verdict_of(new)} ({before})"))
         if dict(claim.thresholds) != record.thresholds:
             console.print(f"Claim {id}: the code's thresholds are others than the record's: a new run would use them.")
-        if write and not agrees:
+        if write and not agrees and new.verdict is None and record.verdict is not None:
+            console.print(Text(f"Claim {id}, {scale}: {new.note} The record stays as it is.", style="red"))
+        elif write and not agrees:
             records.write(records.place(folder, id, scale), [new])
     if json is not None:
         records.write(json, made)

@@ -160,6 +160,17 @@ def test_the_inverse_of_a_step_takes_q_to_q_by_the_transpose_of_p_to_p():
     assert left == pytest.approx(right, rel=1e-6)
 
 
+@pytest.mark.parametrize("model", ["smooth transformer", "square mlp"])
+def test_growth_by_differences_is_that_of_the_tangent_map(model):
+    it = start(TINY | {"model": model}, 100, returns.Meter(say, 1e6))
+    layout = Layout(it.traj.optimizer)
+    along = layout.random(3, 1, ["p"])
+    ours = Flow(it.traj, it.train).growth(layout.read(), along, 12)
+    it.traj.seek(12)
+    theirs = physics.tangent(it.traj, 0, 12, list(along)).by_lattice["p"]
+    assert torch.allclose(ours, theirs, atol=1e-6) and float((ours[-1] - ours[0]).abs().min()) > 1e-3
+
+
 def test_jobs_see_the_run_that_was_predicted(evidence):
     digests = {several[0]["digest"] for several in evidence.values()}
     assert len(digests) == 1

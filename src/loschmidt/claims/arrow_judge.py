@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import statistics
+from . import arrow_held, statistics
 from .arrow_rule import (
     GRID,
     OUTCOMES,
@@ -33,6 +33,7 @@ def with_arrow(finding: Finding, evidence: Evidence, t: Thresholds) -> Finding:
         measures += more
         subs.append(sub)
     measures += _distances(evidence, t) + _shares(evidence, out, t) + _checks(evidence, out, t)
+    measures += arrow_held.measures(evidence, out, t)
     words = [f"seed {seed}, arrow: {why}" for seed, why in sorted(out.items())]
     return replace(
         finding,

@@ -5,7 +5,9 @@ A job is a part and a seed; so the grid is cut into parts, one for each turn and
 
 from typing import Any
 
+from . import arrow_controls as controls
 from . import arrow_runs as runs
+from .arrow_held import BOTH, CONTROLS, ENTROPY, LATTICES
 from .arrow_rule import GRID, PREDICTED, RULE
 from .record import Part
 
@@ -84,4 +86,41 @@ def _grid() -> list[Part]:
     ]
 
 
-PARTS = (Part(PREDICTED, runs.predictions, SETTINGS, _SECONDS), *_grid())
+def _with(smoke: dict[str, Any], laptop: dict[str, Any], full: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"smoke": _SMOKE | smoke, "laptop": _LAPTOP | laptop, "full": _FULL | full}
+
+
+_BOTH = {"before": 0.65, "size": 1e-4, "draws": 2, "both": 6000, "by_heart": 4000}
+_ARMS = {"random labels": {"labels": "random"}, "a run that never generalised": {"train_fraction": 0.25}}
+_CONTROLS = {"sizes": [1e-8, 1e-4], "draws": 2, "arms": _ARMS}
+_LATTICES = {"resolutions": [-32, -40, -48], "size": 1e-4}
+_ENTROPY = {"widths": [16, 32, 48], "by_heart": 4000}
+
+PARTS = (
+    Part(PREDICTED, runs.predictions, SETTINGS, _SECONDS),
+    *_grid(),
+    Part(
+        BOTH,
+        controls.both_ways,
+        _with(_BOTH | {"draws": 1, "both": 300, "by_heart": 600}, _BOTH, _BOTH | {"draws": 10, "both": 12_000}),
+        {"smoke": 6, "laptop": 180, "full": 1500},
+    ),
+    Part(
+        CONTROLS,
+        controls.controls,
+        _with(_CONTROLS | {"sizes": [1e-4], "draws": 1}, _CONTROLS, _CONTROLS | {"draws": 10}),
+        {"smoke": 5, "laptop": 120, "full": 500},
+    ),
+    Part(
+        LATTICES,
+        controls.lattices,
+        _with(_LATTICES, _LATTICES, _LATTICES),
+        {"smoke": 10, "laptop": 160, "full": 160},
+    ),
+    Part(
+        ENTROPY,
+        controls.entropy,
+        _with(_ENTROPY | {"widths": [16, 24], "by_heart": 600}, _ENTROPY, _ENTROPY | {"widths": [16, 32, 48, 64]}),
+        {"smoke": 6, "laptop": 120, "full": 250},
+    ),
+)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from .. import physics
 from ..physics.outcome import as_json
 from ..physics.state import Layout
 from .arrow_flow import CHUNK, Flow
@@ -145,10 +144,13 @@ def _growth(it: Lab, first: int, tangents: int, seed: int) -> dict[int, list[flo
     last = it.traj.step
     if first >= last:
         return {}
-    along = list(Layout(it.traj.optimizer).random(tangents, seed, ["p"]))
-    tangent = physics.tangent(it.traj, first, last, along)
+    layout = Layout(it.traj.optimizer)
+    with it.traj.branch() as traj:
+        traj.seek(first)
+        state = layout.read()
+    logs = Flow(it.traj, it.train).growth(state, layout.random(tangents, seed, ["p"]), last - first)
     it.meter.add((last - first) * (2 + tangents))
-    return dict(zip(tangent.steps[1:], tangent.by_lattice["p"][1:].tolist(), strict=True))
+    return {first + i: row for i, row in enumerate(logs.tolist()) if i}
 
 
 def accuracies(it: Lab) -> dict[str, float]:

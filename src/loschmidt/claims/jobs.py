@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..exact import digest, random
 from ..files import finite, write_json
 from ..live import Tell
 from ..trajectory import environment
-from . import code, registry
+from . import code, registry, sealed
 from .record import Claim, Part, Say
 
 RESERVED = ("seed", "settings", "seconds")
@@ -35,6 +35,7 @@ class Job:
         settings: what the part's function gets.
         code: which version of the sources, see `code.version`.
         thresholds: the claim's when the job ran. Not in the key: they decide nothing in a run.
+        needs: key of the job that predicts what this one finds; "" if none does. Not in the key.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Job:
     settings: Mapping[str, Any]
     code: str
     thresholds: Mapping[str, float]
+    needs: str = ""
 
     @property
     def name(self) -> str:
@@ -83,6 +85,7 @@ def jobs_of(entry: registry.Built, scale: str, seeds: Sequence[int]) -> list[Job
             settings, thresholds = dict(part.settings[scale]), dict(claim.thresholds)
             jobs.append(Job(entry.module, claim.id, part.name, scale, seed, settings, version, thresholds))
     try:
+        jobs = [replace(job, needs=_predictor(claim, job, jobs)) for job in jobs]
         paths = {job.path(Path()) for job in jobs}
     except (TypeError, ValueError) as error:
         raise InvalidSetting(f"settings of claim {claim.id} are no JSON: {error}.", "use numbers and texts.") from error
@@ -91,8 +94,26 @@ def jobs_of(entry: registry.Built, scale: str, seeds: Sequence[int]) -> list[Job
     return jobs
 
 
+def _predictor(claim: Claim, job: Job, several: Sequence[Job]) -> str:
+    name = next(part.predicted_by for part in claim.parts if part.name == job.part)
+    keys = [other.key for other in several if (other.part, other.seed) == (name, job.seed)]
+    if name and not keys:
+        raise InvalidSetting(
+            f"part {job.part!r} of claim {claim.id} is to be predicted by {name!r}, which does not run at this scale.",
+            "give that part settings for it.",
+        )
+    return keys[0] if name else ""
+
+
 def do(job: Job, out: Path, tell: Tell) -> float:
-    """Run a job, in a worker process, and write down what it finds; seconds that it took."""
+    """Run a job, in a worker process, and write down what it finds; seconds that it took.
+
+    Raises:
+        InvalidSetting: what it is to test was not predicted; see `sealed`.
+    """
+    predictions = sealed.read(out, job.claim, job.scale) if job.needs else None
+    if why := sealed.why_not(job, predictions):
+        raise InvalidSetting(f"{job.name} was not run: {why}")
     claim = registry.load(job.module).claim
     part = next(p for p in claim.parts if p.name == job.part)
 
@@ -110,6 +131,8 @@ def do(job: Job, out: Path, tell: Tell) -> float:
         "environment": environment.record(),
         "evidence": evidence,
     }
+    if predictions is not None:
+        result["sealed"] = predictions.digest
     write_json(job.path(out), result)
     return evidence["seconds"]
 
@@ -173,7 +196,11 @@ class Found:
 
 
 def read(out: Path, claim: int, scale: str) -> Found:
-    """The finished jobs of a claim, of any version."""
+    """The finished jobs of a claim, of any version; of those that predict, what was written down speaks.
+
+    Raises:
+        DamagedFile: the predictions were changed, or cannot be read.
+    """
     found = Found({}, [])
     for path in sorted(folder(out, claim, scale).glob("[!.]*.json")):
         try:
@@ -182,6 +209,8 @@ def read(out: Path, claim: int, scale: str) -> Found:
                 found.by_key[record["key"]] = record
         except (OSError, ValueError, KeyError, TypeError):
             found.damaged.append(path.name)
+    predictions = sealed.read(out, claim, scale)
+    found.by_key.update(predictions.results if predictions is not None else {})
     return found
 
 

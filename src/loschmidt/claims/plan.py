@@ -3,13 +3,13 @@
 import heapq
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from ..errors import InvalidSetting
 from ..files import refuse_unwritable
-from . import jobs, records, registry
+from . import jobs, records, registry, sealed
 from .record import Claim, Scale
 
 SCALES: tuple[str, ...] = get_args(Scale)
@@ -29,6 +29,7 @@ class RunPlan:
         found: what lies there already, by claim.
         todo: jobs that are not finished, the longest first.
         expected: seconds that each may take, by name.
+        withheld: by name, jobs that may not run, and why: what they test was not predicted.
     """
 
     claims: tuple[registry.Built, ...]
@@ -40,6 +41,7 @@ class RunPlan:
     found: dict[int, jobs.Found]
     todo: list[jobs.Job]
     expected: dict[str, float]
+    withheld: dict[str, str] = field(default_factory=dict)
 
     @property
     def aside(self) -> dict[int, list[str]]:
@@ -101,7 +103,22 @@ def plan_run(
     expected = _expected(chosen, scale, by_claim, found)
     todo = [job for id, several in by_claim.items() for job in several if job.key not in found[id].by_key]
     todo.sort(key=lambda job: -expected[job.name])
-    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected)
+    withheld = _withheld(out, scale, by_claim, todo)
+    todo = [job for job in todo if job.name not in withheld]
+    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected, withheld)
+
+
+def _withheld(out: Path, scale: str, by_claim: dict[int, list[jobs.Job]], todo: Sequence[jobs.Job]) -> dict[str, str]:
+    why = {}
+    needed = {job.needs for several in by_claim.values() for job in several}
+    for id in {job.claim for job in todo}:
+        there = sealed.read(out, id, scale)
+        for job in (job for job in todo if job.claim == id):
+            if job.key in needed:
+                why[job.name] = f"it predicts, and is run by loschmidt claims predict {id} --scale {scale}."
+            elif reason := sealed.why_not(job, there):
+                why[job.name] = reason
+    return why
 
 
 def _seeds(claim: Claim, scale: str, seeds: int | None) -> int:

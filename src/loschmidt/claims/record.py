@@ -33,12 +33,15 @@ class Part:
         run: (settings, seed, say) -> evidence, a dict that JSON can hold (None for what does not exist; never NaN).
         settings: by scale; the arguments of `run`, all that is not the seed. A scale that lacks is not run.
         seconds: by scale; about how long a seed takes on one core.
+        predicted_by: name of the part whose results must be written down before this one runs, by `loschmidt claims
+            predict`, which alone runs that part; "" as a rule. See `sealed`.
     """
 
     name: str
     run: Callable[[Mapping[str, Any], int, Say], dict[str, Any]]
     settings: Mapping[str, Mapping[str, Any]]
     seconds: Mapping[str, float]
+    predicted_by: str = ""
 
 
 @dataclass(frozen=True)

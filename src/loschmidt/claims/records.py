@@ -40,6 +40,8 @@ class ClaimRecord(BaseModel):
         code: by part, the version of the sources that its evidence depends on.
         set_aside: finished jobs of other versions that were there and not used.
         command: what was run.
+        predictions: that were written down before: "file", "digest", "made", and "note", "" unless some jobs were not
+            run against them; empty if the claim has none.
         environment: versions and flags under which the jobs ran; `environments` counts different ones.
         seconds: of all its jobs together.
     """
@@ -72,6 +74,7 @@ class ClaimRecord(BaseModel):
     code: dict[str, str] = {}
     set_aside: list[str] = []
     command: str = ""
+    predictions: dict[str, str] = {}
     environment: dict[str, Any]
     environments: int = 1
     seconds: float

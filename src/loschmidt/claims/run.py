@@ -3,12 +3,13 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..exact import random
 from ..live import Display, Outcome, Workers, choose
 from ..trajectory import environment
-from . import jobs, records
+from . import jobs, records, sealed
 from .plan import RunPlan
 from .record import Claim
 from .records import ClaimRecord
@@ -33,20 +34,9 @@ def run_claims(plan: RunPlan, command: str = "", progress: bool | Display | None
     Returns:
         {"claims": records, "failures": texts, "notes": texts, "interrupted": bool, "seconds": float}.
     """
-    began, interrupted = time.perf_counter(), False
+    began = time.perf_counter()
     session = _Session(plan, command)
-    with choose(progress, transient=False) as display:
-        board = _Board(plan, display)
-        with Workers(plan.workers, display, board.told) as pool:
-            by_name = {job.name: job for job in plan.todo}
-            try:
-                for job in plan.todo:
-                    pool.submit(job.name, jobs.do, job, plan.out)
-                for outcome in pool.outcomes():
-                    session.ended(by_name[outcome.name], outcome)
-                    board.ended(outcome.name)
-            except KeyboardInterrupt:
-                interrupted = True
+    interrupted = run_jobs(plan, session.ended, progress)
     print(*session.traces, sep="", end="", file=sys.stderr)
     session.conclude()
     return {
@@ -56,6 +46,27 @@ def run_claims(plan: RunPlan, command: str = "", progress: bool | Display | None
         "interrupted": interrupted,
         "seconds": time.perf_counter() - began,
     }
+
+
+def run_jobs(plan: RunPlan, ended: Callable[[jobs.Job, Outcome], None], progress: bool | Display | None) -> bool:
+    """Run the jobs of a plan that are to do; `ended` is called with each, and how it ended.
+
+    Returns:
+        Whether Ctrl-C ended it.
+    """
+    with choose(progress, transient=False) as display:
+        board = _Board(plan, display)
+        with Workers(plan.workers, display, board.told) as pool:
+            by_name = {job.name: job for job in plan.todo}
+            try:
+                for job in plan.todo:
+                    pool.submit(job.name, jobs.do, job, plan.out)
+                for outcome in pool.outcomes():
+                    ended(by_name[outcome.name], outcome)
+                    board.ended(outcome.name)
+            except KeyboardInterrupt:
+                return True
+    return False
 
 
 def try_claim(claim: Claim, scale: str = "smoke", seeds: int | None = None) -> ClaimRecord:
@@ -85,7 +96,7 @@ class _Session:
     def __init__(self, plan: RunPlan, command: str):
         self.plan, self.command = plan, command
         self.claims = {entry.claim.id: entry.claim for entry in plan.claims}
-        self.failures: dict[str, str] = {}
+        self.failures = {name: f"{name}: {why}" for name, why in plan.withheld.items()}
         self.notes: list[str] = []
         self.traces: list[str] = []
         self.records: dict[int, ClaimRecord] = {}
@@ -116,7 +127,10 @@ class _Session:
             self.notes.append(f"claim {claim.id}: no job is finished, so there is nothing to judge.")
             return
         missing = [self.failures.get(job.name, f"{job.name}{NOT_RUN}") for job in wanted if job.key not in there.by_key]
-        record = _record(claim, wanted, done, missing, there.aside(wanted), self.command)
+        predictions = sealed.read(plan.out, claim.id, plan.scale)
+        needy = {job.key for job in wanted if job.needs}
+        said = sealed.note(predictions, [result for result in done if result["key"] in needy])
+        record = _record(claim, wanted, done, missing, there.aside(wanted), self.command, said)
         self.records[claim.id] = record
         path = records.place(plan.out, claim.id, plan.scale)
         if missing and path.exists() and records.read(path)[0].complete:
@@ -132,6 +146,7 @@ def _record(
     missing: list[str],
     aside: list[str],
     command: str,
+    predictions: dict[str, str],
 ) -> ClaimRecord:
     evidence: dict[str, list[dict[str, Any]]] = {job.part: [] for job in wanted}
     for result in done:
@@ -151,6 +166,7 @@ def _record(
         code={job.part: job.code for job in wanted},
         set_aside=aside,
         command=command,
+        predictions=predictions,
     )
 
 

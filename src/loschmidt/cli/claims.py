@@ -1,5 +1,6 @@
 """`loschmidt claims`: the claims, their tests, and what came of them."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..claims import plan_run, records, registry, run_claims, table
+from ..claims import plan_predictions, plan_run, records, registry, run_claims, table
+from ..claims import predict as run_predictions
 from ..claims.records import ClaimRecord
 from ..claims.run import NOT_RUN
 from ..errors import DamagedFile, InvalidSetting
@@ -140,6 +142,8 @@ def run(
     processes = f"{workers} process{'es' * (workers > 1)}"
     long = f"about {span(planned.seconds)} with {processes}" if planned.todo else "nothing is left to run"
     console.print(f"Claim{'s' * (len(planned.jobs) > 1)} {names}, {scale}: {total} jobs{finished}; {long}.")
+    for reason, count in Counter(planned.withheld.values()).items():
+        console.print(Text(f"NOT RUN, {count} jobs: {reason}", style="bold red"))
     for id, aside in planned.aside.items():
         console.print(Text(f"Claim {id}: set aside, not used and not deleted: {'; '.join(aside)}."))
     done = run_claims(planned, command())
@@ -150,12 +154,67 @@ def run(
         _say_record(console, record)
     console.print(f"\nRecords: {out}   {span(done['seconds'])}")
     told = {text for record in done["claims"] for text in record.missing}
+    told |= {f"{name}: {why}" for name, why in planned.withheld.items()}
     for note in (*done["notes"], *(text for text in done["failures"] if text not in told)):
         console.print(Text(note, style="red"))
     if done["interrupted"]:
         console.print("Interrupted; what was finished is kept, and the same command goes on from there.")
         return 130
     return 0 if not done["failures"] and all(record.verdict for record in done["claims"]) else 1
+
+
+@claims.command
+def predict(
+    id: int,
+    *,
+    scale: str = "laptop",
+    seeds: int | None = None,
+    workers: int = 2,
+    out: Path = Path("out/claims"),
+    json: Path | None = None,
+) -> int:
+    """Write down what a claim predicts, before `claims run` tests it with the same `--out`.
+
+    The file, predictions-NN-SCALE.json, is made once: commit it before the test. Parts that test it run only where it
+    lies beside their results, whole, and made with their settings and code.
+
+    Examples:
+
+        loschmidt claims predict 10 --scale laptop --out results
+
+    Exit code: 0 if the predictions are written down, 1 if a job failed, 130 after Ctrl-C (the same command goes on).
+
+    Parameters
+    ----------
+    id
+        A claim with a part that predicts.
+    scale
+        smoke, laptop or full.
+    seeds
+        How many, counted from 0. Default: the claim's own number.
+    workers
+        Processes, one torch thread each.
+    out
+        Folder of results.
+    json
+        Write what the file says of itself to this file, too.
+    """
+    console = Console()
+    if json is not None:
+        refuse_unwritable(json)
+    planned = plan_predictions(id, scale, seeds, workers, out)
+    long = f"about {span(planned.seconds)} with {workers} processes" if planned.todo else "nothing is left to run"
+    console.print(f"Predictions of claim {id}, {scale}: {len(planned.jobs[id])} jobs; {long}.")
+    done = run_predictions(planned, command())
+    for text in done["failures"]:
+        console.print(Text(text, style="red"))
+    there = done["sealed"]
+    said = {} if there is None else {"file": there.name, "digest": there.digest, "made": there.made}
+    if said:
+        console.print(Text(f"{out / there.name}, digest {there.digest}, made {there.made}. Commit it before the test."))
+    if json is not None:
+        write_json(json, {"claim": id, "scale": scale, "predictions": said})
+    return 130 if done["interrupted"] else 0 if said else 1
 
 
 @claims.command
@@ -244,6 +303,10 @@ def _say_record(console: Console, record: ClaimRecord, everything: bool = False)
         _say(console, "note", f"the threshold {name} was {then} when jobs ran, and is {now}.")
     for text in record.left_out:
         _say(console, "left out", text)
+    if record.predictions:
+        told = record.predictions
+        where = f"{told['file']}, digest {told['digest']}, made {told['made']}. " if "file" in told else ""
+        _say(console, "predictions", where + told["note"])
     failed = [text for text in record.missing if not text.endswith(NOT_RUN)]
     for text in failed:
         _say(console, "missing", text)

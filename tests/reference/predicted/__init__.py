@@ -1,0 +1,1 @@
+"""A claim whose test is predicted."""

@@ -73,6 +73,17 @@ def test_costs_page_shows_the_recorded_kernel_modes():
         assert f"| {row['optimizer']} | {row['mode']} | {times} |" in page
 
 
+def test_page_of_integrators_shows_the_recorded_integrators():
+    rows = json.loads((ROOT / "benchmarks/results/integrators.json").read_text())["rows"]
+    lines = between("docs/integrators.md", "integrators").splitlines()[2:]
+    assert len(lines) == len(rows)
+    for line, r in zip(lines, rows, strict=True):
+        exact = "yes" if r["exact"] else "no"
+        drift = f"{r['drift']:.0e} ± {r['drift_standard_error']:.0e}"
+        assert line == f"| {r['integrator']} | {r['order']} | {exact} | {r['oscillation']:.1e} | {drift} |"
+        assert abs(r["drift"]) <= r["drift_standard_error"] and r["steps"] == 100_000
+
+
 def test_page_of_integrators_shows_the_recorded_step_control():
     record = json.loads((ROOT / "benchmarks/results/step-control.json").read_text())
     lines = between("docs/integrators.md", "step-control").splitlines()[2:]

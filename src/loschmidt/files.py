@@ -67,6 +67,16 @@ def write_new(path: Path, data: bytes) -> None:
         os.fsync(f.fileno())
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder, and those above it; NotWritten if nothing can be written into it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
 def refuse_unwritable(path: str | os.PathLike) -> None:
     """Raise NotWritten if a file cannot be written there, as far as that can be told before long work."""
     path = Path(path)

@@ -104,23 +104,27 @@ PARTS = (
         controls.both_ways,
         _with(_BOTH | {"draws": 1, "both": 300, "by_heart": 600}, _BOTH, _BOTH | {"draws": 10, "both": 12_000}),
         {"smoke": 6, "laptop": 180, "full": 1500},
+        PREDICTED,
     ),
     Part(
         CONTROLS,
         controls.controls,
         _with(_CONTROLS | {"sizes": [1e-4], "draws": 1}, _CONTROLS, _CONTROLS | {"draws": 10}),
         {"smoke": 5, "laptop": 120, "full": 500},
+        PREDICTED,
     ),
     Part(
         LATTICES,
         controls.lattices,
         _with(_LATTICES, _LATTICES, _LATTICES),
         {"smoke": 10, "laptop": 160, "full": 160},
+        PREDICTED,
     ),
     Part(
         ENTROPY,
         controls.entropy,
         _with(_ENTROPY | {"widths": [16, 24], "by_heart": 600}, _ENTROPY, _ENTROPY | {"widths": [16, 32, 48, 64]}),
         {"smoke": 6, "laptop": 120, "full": 250},
+        PREDICTED,
     ),
 )

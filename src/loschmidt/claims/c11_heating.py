@@ -60,8 +60,9 @@ CLAIM = Claim(
         "factor 0.999 were chosen on seeds 100 and 101; the record is of seeds 0 to 4."
     ),
     rule=(
-        "refuted: H does not rise beyond the full batch, or the exponents in batch size reach 0 at both states. "
-        "Inconclusive: the rise can't be told from the control. Supported: it rises, and continuously (the last "
+        "refuted: H does not rise beyond the full batch, or the exponents in batch size reach 0 at both states and "
+        "leave out -1/2. Inconclusive: the rise can't be told from the control. Supported: it rises, and continuously "
+        "(the last "
         "doubling of time still adds, and log t fits late times better than t, where |p|^2 is large). Otherwise "
         "partly. Exponents, formula and the price of cooling have their own verdicts and do not decide: the source "
         "states none. "

@@ -1,15 +1,15 @@
 """What a run of claims will do: its jobs, which of them are finished already, and how long the others may take."""
 
 import heapq
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import get_args
 
 from ..errors import InvalidSetting
-from ..files import refuse_unwritable
-from . import jobs, records, registry, sealed
+from ..files import make_folder, refuse_unwritable
+from . import jobs, records, registry, sealed, statistics
 from .record import Claim, Scale
 
 SCALES: tuple[str, ...] = get_args(Scale)
@@ -30,6 +30,7 @@ class RunPlan:
         todo: jobs that are not finished, the longest first.
         expected: seconds that each may take, by name.
         withheld: by name, jobs that may not run, and why: what they test was not predicted.
+        waiting: by claim, parts that are left out of this run, since nothing is predicted yet that they could test.
     """
 
     claims: tuple[registry.Built, ...]
@@ -42,6 +43,7 @@ class RunPlan:
     todo: list[jobs.Job]
     expected: dict[str, float]
     withheld: dict[str, str] = field(default_factory=dict)
+    waiting: dict[int, list[str]] = field(default_factory=dict)
 
     @property
     def aside(self) -> dict[int, list[str]]:
@@ -65,6 +67,7 @@ def plan_run(
     workers: int = 2,
     out: Path = Path("out/claims"),
     package: str | None = None,
+    everything: bool = False,
 ) -> RunPlan:
     """Make a plan, and refuse before anything runs what cannot be done.
 
@@ -75,6 +78,7 @@ def plan_run(
         workers: processes, one torch thread each.
         out: folder of results; finished jobs in it are not run again.
         package: where claims are, if not in this one.
+        everything: also what waits for predictions.
 
     Raises:
         InvalidSetting: an unknown claim or scale, no seeds, or a complete record of more seeds at `out`.
@@ -94,18 +98,33 @@ def plan_run(
     all_seeds = {
         entry.claim.id: tuple(entry.claim.numbers(scale, _seeds(entry.claim, scale, seeds))) for entry in chosen
     }
+    statistics.require()
     for entry in chosen:
         refuse_unwritable(jobs.folder(out, entry.claim.id, scale) / "job.json")
         refuse_unwritable(records.place(out, entry.claim.id, scale))
         _refuse_fewer_seeds(out, entry.claim.id, scale, len(all_seeds[entry.claim.id]))
     by_claim = {entry.claim.id: jobs.jobs_of(entry, scale, all_seeds[entry.claim.id]) for entry in chosen}
+    make_folder(out)
+    waiting = {} if everything else _leave_out_what_waits(out, scale, by_claim)
     found = {id: jobs.read(out, id, scale) for id in by_claim}
     expected = _expected(chosen, scale, by_claim, found)
     todo = [job for id, several in by_claim.items() for job in several if job.key not in found[id].by_key]
     todo.sort(key=lambda job: -expected[job.name])
     withheld = _withheld(out, scale, by_claim, todo)
     todo = [job for job in todo if job.name not in withheld]
-    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected, withheld)
+    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected, withheld, waiting)
+
+
+def _leave_out_what_waits(out: Path, scale: str, by_claim: dict[int, list[jobs.Job]]) -> dict[int, list[str]]:
+    """Take out jobs that predict or test predictions, where there are none yet, and others to run."""
+    waiting = {}
+    for id, several in by_claim.items():
+        needed = {job.needs for job in several}
+        apart = {job.name: job.part for job in several if job.needs or job.key in needed}
+        if apart and len(apart) < len(several) and sealed.read(out, id, scale) is None:
+            by_claim[id] = [job for job in several if job.name not in apart]
+            waiting[id] = list(dict.fromkeys(apart.values()))
+    return waiting
 
 
 def _withheld(out: Path, scale: str, by_claim: dict[int, list[jobs.Job]], todo: Sequence[jobs.Job]) -> dict[str, str]:
@@ -153,8 +172,8 @@ def _expected(
         for record in there.by_key.values():
             if (id, record["part"]) in said:
                 took.setdefault((id, record["part"]), []).append(record["evidence"]["seconds"])
-    typical = {part: statistics.median(seconds) for part, seconds in took.items()}
-    factor = statistics.median([typical[part] / max(said[part], 1e-3) for part in typical]) if typical else 1.0
+    typical = {part: median(seconds) for part, seconds in took.items()}
+    factor = median([typical[part] / max(said[part], 1e-3) for part in typical]) if typical else 1.0
     return {
         job.name: typical.get((job.claim, job.part), factor * said[job.claim, job.part])
         for several in by_claim.values()

@@ -27,7 +27,7 @@ def plan_predictions(
     Raises:
         InvalidSetting: also where a claim predicts nothing at this scale, or other predictions lie there.
     """
-    plan = plan_run([id], scale, seeds, workers, out, package)
+    plan = plan_run([id], scale, seeds, workers, out, package, everything=True)
     refuse_unwritable(sealed.place(out, id, scale))
     needed = {job.needs for job in plan.jobs[id]} - {""}
     predicting = [job for job in plan.jobs[id] if job.key in needed]

@@ -122,7 +122,9 @@ def _floats(kept: Evidence, by_seed: Mapping[int, Any], t: Thresholds) -> tuple[
         measures.append(measure)
         if horizons:
             value, interval, n = statistics.bootstrap(horizons)
-            name = f"{dtype}: first turn without return ({never} of {n} seeds returned from all: > {max(horizons):g})"
+            name = f"{dtype}: first turn without return"
+            if never:  # seeds that returned from all turns count with the last: a bound from below, without interval
+                name, interval = f"{name}, at least ({never} of {n} seeds returned from all turns)", None
             measures.append(Measure(name, value, interval, n, unit="steps"))
         measures.append(
             average(

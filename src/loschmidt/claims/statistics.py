@@ -144,6 +144,12 @@ def _logs(values: Sequence[float]) -> list[float]:
     return [math.log(v) for v in x]
 
 
+def require() -> None:
+    """Raise InvalidSetting if the extra `lab` is missing: before a run, not after it."""
+    for module in ("scipy.stats", "statsmodels.api"):
+        _lab(module)
+
+
 def _lab(module: str) -> Any:
     """A module of the extra `lab`."""
     try:

@@ -24,7 +24,7 @@ def verdicts(found: Mapping[int, Built], records: Records) -> list[tuple[str, st
         if record is None:
             rows.append((str(id), title, "not run" if id in found else "not yet built", "", ""))
         else:
-            rows.append((str(id), title, verdict_of(record), record.scale, str(len(record.seeds))))
+            rows.append((str(id), title, verdict_of(record), record.scale, seeds_of(record)))
     return rows
 
 
@@ -32,6 +32,12 @@ def verdict_of(record: ClaimRecord) -> str:
     """A verdict in words, with what qualifies it."""
     words = record.verdict or "no verdict"
     return words if record.complete else f"{words} (incomplete)"
+
+
+def seeds_of(record: ClaimRecord) -> str:
+    """How many seeds, and how many runs were left out of the statistics."""
+    out = len(record.left_out)
+    return f"{len(record.seeds)}, {out} left out" if out else str(len(record.seeds))
 
 
 def table(found: Mapping[int, Built], records: Records) -> Table:

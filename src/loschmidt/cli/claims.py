@@ -142,6 +142,10 @@ def run(
     processes = f"{workers} process{'es' * (workers > 1)}"
     long = f"about {span(planned.seconds)} with {processes}" if planned.todo else "nothing is left to run"
     console.print(f"Claim{'s' * (len(planned.jobs) > 1)} {names}, {scale}: {total} jobs{finished}; {long}.")
+    for id, parts in planned.waiting.items():
+        console.print(
+            f"Claim {id}: {len(parts)} parts wait for predictions: loschmidt claims predict {id} --scale {scale}."
+        )
     for reason, count in Counter(planned.withheld.values()).items():
         console.print(Text(f"NOT RUN, {count} jobs: {reason}", style="bold red"))
     for id, aside in planned.aside.items():

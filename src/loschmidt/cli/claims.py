@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..claims import grok_search as search
 from ..claims import plan_predictions, plan_run, records, registry, run_claims, table
 from ..claims import predict as run_predictions
 from ..claims.records import ClaimRecord
@@ -219,6 +220,59 @@ def predict(
     if json is not None:
         write_json(json, {"claim": id, "scale": scale, "predictions": said})
     return 130 if done["interrupted"] else 0 if said else 1
+
+
+@claims.command
+def grok_search(
+    *,
+    scale: str = "laptop",
+    seed: int = 0,
+    workers: int = 2,
+    out: Path = Path("out/claims"),
+    json: Path | None = None,
+) -> int:
+    """Search for a setting in which energy-conserving descent groks: learns by heart, and much later how to add.
+
+    Models, train fractions, decay, eta, scale and momentum of the start are varied, within the scale's budget of runs
+    and seconds. All that was tried is in grok-search-SCALE.json; the same command goes on where it ended.
+
+    Examples:
+
+        loschmidt claims grok-search --scale smoke
+
+    Exit code: 0 whatever was found, 1 if a run failed, 130 after Ctrl-C.
+
+    Parameters
+    ----------
+    scale
+        smoke, laptop or full.
+    seed
+        Of split and weights.
+    workers
+        Processes, one torch thread each.
+    out
+        Folder of results.
+    json
+        Write what was found to this file, too.
+    """
+    if scale not in search.SCALES:
+        raise InvalidSetting(f"scale={scale!r} is unknown.", f"choose one of {', '.join(search.SCALES)}.")
+    if workers < 1:
+        raise InvalidSetting(f"workers={workers} can do nothing.", "give a positive number.")
+    if json is not None:
+        refuse_unwritable(json)
+    console, budget = Console(), search.SCALES[scale]
+    console.print(f"At most {budget['tries']} runs of {budget['steps']:,} steps, {span(budget['seconds'])} in all.")
+    found = search.search(scale, out, seed, workers, command())
+    counts = ", ".join(f"{name}: {count}" for name, count in found["counts"].items())
+    console.print(f"Tried {len(found['tried'])} ({counts or 'nothing'}), not tried {found['not_tried']}.")
+    for settings in found["grokked"]:
+        console.print(Text(f"grokked: {settings}"))
+    for text in found["failures"]:
+        console.print(Text(text, style="red"))
+    if json is not None:
+        write_json(json, found)
+    return 130 if found["interrupted"] else 1 if found["failures"] else 0
 
 
 @claims.command

@@ -73,6 +73,15 @@ def test_costs_page_shows_the_recorded_kernel_modes():
         assert f"| {row['optimizer']} | {row['mode']} | {times} |" in page
 
 
+def test_page_of_energy_shows_what_the_monitor_was_recorded_to_cost():
+    record = json.loads((ROOT / "benchmarks/results/monitor-cost.json").read_text())
+    lines = between("docs/energy.md", "monitor-cost").splitlines()[2:]
+    for line, r in zip(lines, record["rows"], strict=True):
+        times = f"{r['step_ms']:.2f} ms | {r['line_ms']:.2f} ms | {r['line_share']:.1%}"
+        assert line == f"| {r['optimizer']} | {r['batch_size'] or 'full'} | {times} |" and r["same_bits"]
+    assert record["every"] == 50
+
+
 def test_page_of_integrators_shows_the_recorded_integrators():
     rows = json.loads((ROOT / "benchmarks/results/integrators.json").read_text())["rows"]
     lines = between("docs/integrators.md", "integrators").splitlines()[2:]

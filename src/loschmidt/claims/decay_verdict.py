@@ -105,9 +105,9 @@ def _checks(evidence: Evidence, runs: Mapping[str, list[Any]], limits: Mapping[s
         for key, at in (("energy_change", "at the step"), ("energy_change_at_half_step", "at half the step")):
             changes = [row[key] for row in rows if row[key] is not None]
             if changes:
-                bound = f"below {limits['energy']}, or left out"
+                bound, met = f"below {limits['energy']}, or left out", max(changes) < limits["energy"]
                 what = f"largest change of H, {kind}, {at}"
-                out.append(Measure(what, max(changes), n=len(changes), unit="nats", threshold=bound, met=True))
+                out.append(Measure(what, max(changes), n=len(changes), unit="nats", threshold=bound, met=met))
     floors = [row["floor"] for row in evidence.get("inside H", ())]
     if floors:
         found = statistics.mean(floors)
@@ -209,16 +209,16 @@ def _judge_push(
 def _judge_flip(
     runs: Mapping[str, list[Any]], limits: Mapping[str, float], left_out: list[str]
 ) -> tuple[list[Measure], SubVerdict]:
-    out, values = [], []
+    out, values, said = [], [], []
     for kind, rows in runs.items():
         found = _share(rows, -1, FLIPPED, limits) if rows else None
         if found is not None:
             what = f"function returned, {kind}, only the loss's sign flipped, decay reversed"
             out.append(Measure(what, *found, unit="share of seeds", threshold="1", met=found.value == 1))
             values.append(found.value)
+            said.append(f"{found.value:.0%} of seeds return {kind}")
     if not values:
         return out, SubVerdict("is a loss enough?", "inconclusive", "no seed met the preconditions.")
     verdict = "supported" if min(values) == 1 else "refuted" if max(values) == 0 else "partly"
-    why = f"with the loss's sign flipped, decay reversed, and the kinetic term as it was, {max(values):.0%} of seeds "
-    why += "return."
+    why = f"with the loss's sign flipped, decay reversed, and the kinetic term as it was, {', '.join(said)}."
     return out, SubVerdict("is a loss enough?", verdict, why)

@@ -110,15 +110,15 @@ def _judge_growth(arms: Mapping[str, dict[int, Any]], limits: Mapping[str, float
         measures.append(Measure(f"growth of the tangent of undoing, {name}", *undone, unit=unit, control=name in FREE))
         single = [a["float32"]["growth"] for a in seeds.values() if a["float32"]["growth"] is not None]
         if single:
-            measures.append(Measure(f"growth in float32, {name}", *statistics.mean(single), unit=unit))
+            found = statistics.mean(single)
+            measures.append(Measure(f"growth in float32, {name}", *found, unit=unit, control=name in FREE))
         changes = [a["energy_change"] for a in seeds.values() if a["energy_change"] is not None]
         halved = [a["energy_change_at_half_step"] for a in seeds.values() if a["energy_change"] is not None]
         for what, values in (("", changes), (", half the step", halved)):
             if values:
-                bound = f"below {limits['energy']}, or left out"
-                measures.append(
-                    Measure(f"largest change of H, {name}{what}", max(values), n=len(values), threshold=bound, met=True)
-                )
+                bound, kept = f"below {limits['energy']}, or left out", max(values) < limits["energy"]
+                what = f"largest change of H, {name}{what}"
+                measures.append(Measure(what, max(values), n=len(values), unit="nats", threshold=bound, met=kept))
     still = arms.get("ECD", {})
     for name in RUBBED:
         pairs = [

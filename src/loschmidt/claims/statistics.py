@@ -7,6 +7,7 @@ Needs the extra `lab`.
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,9 @@ def bootstrap(
         return Estimate(value, (value, value), len(x))
     draws = np.random.default_rng(seed)
     stats = _lab("scipy.stats")
-    found = stats.bootstrap((x,), statistic, confidence_level=level, n_resamples=resamples, rng=draws, method="BCa")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of degenerate data, which is looked for below
+        found = stats.bootstrap((x,), statistic, confidence_level=level, n_resamples=resamples, rng=draws, method="BCa")
     low, high = map(float, found.confidence_interval)
     if not math.isfinite(low + high):  # a statistic that leaving one out does not change has no acceleration
         draws = np.random.default_rng(seed)

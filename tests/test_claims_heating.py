@@ -172,6 +172,16 @@ def test_heat_that_does_not_depend_on_batch_size_refutes():
     assert parts["exponents"] == "partly", "those in dt are as predicted"
 
 
+def test_exponents_too_uncertain_to_tell_refute_nothing():
+    evidence, flat = made(power=-1.6), made(power=0.0)
+    for part in ("from rest", "heated"):
+        evidence[part] = [(flat if row["seed"] % 2 else evidence)[part][row["seed"]] for row in evidence[part]]
+    verdict, _, found = verdicts(evidence)
+    (wide,) = [m for m in found.measures if m.name == "exponent of heat a step in batch size, |p|^2 small"]
+    assert wide.interval[0] < -0.5 and wide.interval[1] > 0
+    assert verdict == "supported"
+
+
 @pytest.mark.parametrize(
     ("shape", "continuously", "overall"),
     [

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from loschmidt.claims import jobs, plan_predictions, plan_run, predict, records, registry, run_claims, sealed
 from loschmidt.claims.plan import RunPlan
 from loschmidt.cli import main
-from loschmidt.errors import DamagedFile, InvalidSetting, LoschmidtError
+from loschmidt.errors import DamagedFile, InvalidSetting, LoschmidtError, NotWritten
 from reference.predicted import c05_dice
 
 DICE = "reference.predicted"
@@ -48,6 +49,24 @@ def test_without_predictions_nothing_is_tested(finished):
     failures = finished["refused"]["failures"]
     assert len(failures) == 4 and not finished["refused"]["claims"]
     assert "not written down; loschmidt claims predict 5 --scale smoke" in failures[-1]
+
+
+def test_the_other_parts_of_a_claim_do_not_wait(tmp_path):
+    planned = plan_run([10], "smoke", out=tmp_path)
+    assert planned.waiting[10] and planned.todo and not planned.withheld
+    assert not {job.part for job in planned.jobs[10]} & set(planned.waiting[10])
+    assert not any(job.needs for job in planned.jobs[10])
+    everything = plan_run([10], "smoke", out=tmp_path, everything=True)
+    here = {part.name for part in registry.find(10).claim.parts if "smoke" in part.settings}
+    assert {job.part for job in everything.jobs[10]} == here
+
+
+def test_a_place_that_nothing_can_be_written_to_is_refused_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritten):
+        plan_run([10], "smoke", out=tmp_path / "file" / "out")
+    with pytest.raises(NotWritten):  # where even the superuser may not write
+        plan_run([10], "smoke", out=Path("/proc/out"))
 
 
 def test_a_worker_looks_for_predictions_itself(tmp_path):

@@ -89,7 +89,7 @@ def pictures(given):
 
 def judge(given, thresholds):
     """Not used: a record has the finding."""
-    raise NotImplementedError
+    raise AssertionError("nobody judges these")
 
 
 def claim(id, title, sentences):

@@ -153,6 +153,31 @@ def test_results_of_other_versions_are_named_set_aside_and_kept(out):
     assert (path.parent / "fair-coin-seed-1-0123.json").exists()
 
 
+def test_parts_that_are_not_chosen_are_taken_over_from_the_record(out, monkeypatch):
+    """Of code that is gone by now; what was chosen is run, and the record says which is which."""
+    old = run(out)["claims"][0]
+    shutil.rmtree(out / "jobs")
+    monkeypatch.setattr(code, "version", lambda function, module: "0.2.0+beef")
+    with pytest.raises(InvalidSetting, match="no part's name begins with 'lost'"):
+        plan(out, parts=["lost"])
+    planned = plan(out, parts=["fair"])
+    assert {job.part for job in planned.todo} == {"fair coin"} and len(planned.todo) == 3
+    new = run(out, parts=["fair"])["claims"][0]
+    assert new.complete and new.taken_over == ["loaded coin"]
+    assert new.evidence["loaded coin"] == old.evidence["loaded coin"]
+    assert new.code == {"fair coin": "0.2.0+beef", "loaded coin": old.code["loaded coin"]}
+    assert new.evidence["fair coin"] != old.evidence["fair coin"]  # run anew: other seconds, at least
+    assert run(out)["claims"][0].taken_over == []  # nobody asked for it: now all are run
+
+
+def test_what_has_other_settings_by_now_is_not_taken_over(out, monkeypatch):
+    shutil.rmtree(out / "jobs")
+    monkeypatch.setitem(c01_coins.SETTINGS, "smoke", {"tosses": 201})
+    planned = plan(out, parts=["fair"])
+    record = run_claims(planned, progress=False)["claims"][0]
+    assert record.taken_over == [] and record.missing == [f"claim 1, loaded coin, seed {s}: not run" for s in range(3)]
+
+
 def test_a_run_of_all_takes_those_that_have_the_scale(tmp_path):
     assert [entry.claim.id for entry in plan_run([], "smoke", out=tmp_path, package=TOYS).claims] == [1]
     with pytest.raises(InvalidSetting, match="no claim has the scale full"):

@@ -31,6 +31,7 @@ class RunPlan:
         expected: seconds that each may take, by name.
         withheld: by name, jobs that may not run, and why: what they test was not predicted.
         waiting: by claim, parts that are left out of this run, since nothing is predicted yet that they could test.
+        earlier: by claim, the record that parts are taken over from which were not chosen.
     """
 
     claims: tuple[registry.Built, ...]
@@ -44,6 +45,7 @@ class RunPlan:
     expected: dict[str, float]
     withheld: dict[str, str] = field(default_factory=dict)
     waiting: dict[int, list[str]] = field(default_factory=dict)
+    earlier: dict[int, records.ClaimRecord] = field(default_factory=dict)
 
     @property
     def aside(self) -> dict[int, list[str]]:
@@ -68,6 +70,7 @@ def plan_run(
     out: Path = Path("out/claims"),
     package: str | None = None,
     everything: bool = False,
+    parts: Sequence[str] = (),
 ) -> RunPlan:
     """Make a plan, and refuse before anything runs what cannot be done.
 
@@ -79,9 +82,11 @@ def plan_run(
         out: folder of results; finished jobs in it are not run again.
         package: where claims are, if not in this one.
         everything: also what waits for predictions.
+        parts: run only parts whose names begin with one of these. The others' evidence is taken over from the record
+            in `out`, as it is, of whatever version of the code; what has other settings by now is not.
 
     Raises:
-        InvalidSetting: an unknown claim or scale, no seeds, or a complete record of more seeds at `out`.
+        InvalidSetting: an unknown claim, scale or part, no seeds, or a complete record of more seeds at `out`.
         NotWritten: `out` cannot be written to.
     """
     if scale not in SCALES:
@@ -109,10 +114,24 @@ def plan_run(
     found = {id: jobs.read(out, id, scale) for id in by_claim}
     expected = _expected(chosen, scale, by_claim, found)
     todo = [job for id, several in by_claim.items() for job in several if job.key not in found[id].by_key]
+    todo = [job for job in todo if not parts or job.part.startswith(tuple(parts))]
+    earlier = _earlier(out, scale, by_claim, parts) if parts else {}
     todo.sort(key=lambda job: -expected[job.name])
     withheld = _withheld(out, scale, by_claim, todo)
     todo = [job for job in todo if job.name not in withheld]
-    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected, withheld, waiting)
+    rest = (withheld, waiting, earlier)
+    return RunPlan(tuple(chosen), scale, all_seeds, workers, out, by_claim, found, todo, expected, *rest)
+
+
+def _earlier(
+    out: Path, scale: str, by_claim: dict[int, list[jobs.Job]], parts: Sequence[str]
+) -> dict[int, records.ClaimRecord]:
+    """Records in `out`, by claim; refuses a name that no part begins with."""
+    names = list(dict.fromkeys(job.part for several in by_claim.values() for job in several))
+    if unknown := [text for text in parts if not any(name.startswith(text) for name in names)]:
+        raise InvalidSetting(f"no part's name begins with {unknown[0]!r}.", f"choose from: {'; '.join(names)}.")
+    places = {id: records.place(out, id, scale) for id in by_claim}
+    return {id: records.read(path)[0] for id, path in places.items() if path.exists()}
 
 
 def _leave_out_what_waits(out: Path, scale: str, by_claim: dict[int, list[jobs.Job]]) -> dict[int, list[str]]:

@@ -38,6 +38,7 @@ class ClaimRecord(BaseModel):
         evidence: by part, a dict for each seed.
         settings: by part.
         code: by part, the version of the sources that its evidence depends on.
+        taken_over: parts whose evidence is an earlier record's, of the code that `code` says.
         set_aside: finished jobs of other versions that were there and not used.
         command: what was run.
         predictions: that were written down before: "file", "digest", "made", and "note", "" unless some jobs were not
@@ -72,6 +73,7 @@ class ClaimRecord(BaseModel):
     evidence: dict[str, list[dict[str, Any]]]
     settings: dict[str, dict[str, Any]]
     code: dict[str, str] = {}
+    taken_over: list[str] = []
     set_aside: list[str] = []
     command: str = ""
     predictions: dict[str, str] = {}

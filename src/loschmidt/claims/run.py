@@ -122,14 +122,17 @@ class _Session:
         plan, there = self.plan, jobs.read(self.plan.out, claim.id, self.plan.scale)
         self.through.add(claim.id)
         wanted = plan.jobs[claim.id]
-        done = [there.by_key[job.key] for job in wanted if job.key in there.by_key]
+        taken = _taken_over(wanted, there, plan.earlier.get(claim.id))
+        done = [there.by_key.get(job.key) or taken.get((job.part, job.seed)) for job in wanted]
+        done = [result for result in done if result is not None]
         if not done:
             self.notes.append(f"claim {claim.id}: no job is finished, so there is nothing to judge.")
             return
-        missing = [self.failures.get(job.name, f"{job.name}{NOT_RUN}") for job in wanted if job.key not in there.by_key]
+        lacking = [job for job in wanted if job.key not in there.by_key and (job.part, job.seed) not in taken]
+        missing = [self.failures.get(job.name, f"{job.name}{NOT_RUN}") for job in lacking]
         predictions = sealed.read(plan.out, claim.id, plan.scale)
-        needy = {job.key for job in wanted if job.needs}
-        said = sealed.note(predictions, [result for result in done if result["key"] in needy])
+        needy = {(job.part, job.seed) for job in wanted if job.needs}
+        said = sealed.note(predictions, [r for r in done if (r["part"], r["evidence"]["seed"]) in needy])
         record = _record(claim, wanted, done, missing, there.aside(wanted), self.command, said)
         self.records[claim.id] = record
         path = records.place(plan.out, claim.id, plan.scale)
@@ -137,6 +140,31 @@ class _Session:
             self.notes.append(f"claim {claim.id}: not all jobs are finished; the complete record {path.name} stays.")
             return
         records.write(path, [record])
+
+
+def _taken_over(
+    wanted: list[jobs.Job], there: jobs.Found, earlier: ClaimRecord | None
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Results of an earlier record, by part and seed: of whole parts that have no finished job of their own here."""
+    if earlier is None:
+        return {}
+    own = {job.part for job in wanted if job.key in there.by_key}
+    settings = {job.part: jobs.plain(dict(job.settings)) for job in wanted if job.part not in own}
+    then = earlier.thresholds | {name: was for name, (was, _) in earlier.thresholds_changed.items()}
+    return {
+        (part, evidence["seed"]): {
+            "part": part,
+            "code": earlier.code.get(part, ""),
+            "thresholds": {name: value for name, value in then.items() if value is not None},
+            "environment": earlier.environment,
+            "evidence": evidence,
+            "sealed": earlier.predictions.get("digest"),
+            "taken over": True,
+        }
+        for part, several in earlier.evidence.items()
+        for evidence in several
+        if settings.get(part) == evidence["settings"]
+    }
 
 
 def _record(
@@ -155,6 +183,7 @@ def _record(
     now = jobs.plain(dict(claim.thresholds))
     changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
     environments = [result["environment"] for result in done]
+    taken_over = {result["part"]: result["code"] for result in done if result.get("taken over")}
     return records.make(
         claim,
         wanted[0].scale,
@@ -163,7 +192,8 @@ def _record(
         environments=len({json.dumps(environment, sort_keys=True) for environment in environments}),
         thresholds_changed=changed,
         missing=missing,
-        code={job.part: job.code for job in wanted},
+        code={job.part: job.code for job in wanted} | taken_over,
+        taken_over=sorted(taken_over),
         set_aside=aside,
         command=command,
         predictions=predictions,

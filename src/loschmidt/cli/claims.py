@@ -103,6 +103,7 @@ def run(
     seeds: int | None = None,
     workers: int = 2,
     out: Path = Path("out/claims"),
+    part: list[str] | None = None,
     json: Path | None = None,
 ) -> int:
     """Put claims to the test. What is finished in `out` is not run again.
@@ -114,6 +115,8 @@ def run(
         loschmidt claims run 2 10 --scale smoke --seeds 2
 
         loschmidt claims run --scale laptop --out results
+
+        loschmidt claims run 10 --out results --part arrow
 
     Exit code: 0 if every job was finished and every claim got a verdict, whatever it says; 1 if not; 130 after Ctrl-C
     (what was finished is kept, and judged if it can be).
@@ -130,15 +133,20 @@ def run(
         Processes, one torch thread each.
     out
         Folder of results: a record of each claim, and below it, in jobs/, a file of each finished job.
+    part
+        Run only parts whose names begin with this (may be given more than once); the evidence of the others is taken
+        over from the record in out, of whatever version of the code it is.
     json
         A second place for the records, all in one file.
     """
     console = Console()
     if json is not None:
         refuse_unwritable(json)
-    planned = plan_run(ids, scale, seeds, workers, out)
+    planned = plan_run(ids, scale, seeds, workers, out, parts=part or ())
     total = sum(map(len, planned.jobs.values()))
-    finished = f", {total - len(planned.todo)} finished before" if len(planned.todo) < total else ""
+    before = sum(job.key in planned.found[id].by_key for id, several in planned.jobs.items() for job in several)
+    finished = f", {before} finished before" if before else ""
+    finished += f", {len(planned.todo)} of them chosen" if part else ""
     names = ", ".join(map(str, planned.jobs))
     processes = f"{workers} process{'es' * (workers > 1)}"
     long = f"about {span(planned.seconds)} with {processes}" if planned.todo else "nothing is left to run"
@@ -361,6 +369,8 @@ def _say_record(console: Console, record: ClaimRecord, everything: bool = False)
         _say(console, "note", f"the threshold {name} was {then} when jobs ran, and is {now}.")
     for text in record.left_out:
         _say(console, "left out", text)
+    if record.taken_over:
+        _say(console, "note", f"taken over from an earlier record, as they were: {'; '.join(record.taken_over)}.")
     if record.predictions:
         told = record.predictions
         where = f"{told['file']}, digest {told['digest']}, made {told['made']}. " if "file" in told else ""

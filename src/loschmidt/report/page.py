@@ -221,5 +221,6 @@ def _facts(r: ClaimRecord, others: Sequence[ClaimRecord]) -> list[tuple[str, str
     facts += [(f"code of “{part}”", version) for part, version in r.code.items()]
     facts += [(k, words.number(v)) for k, v in r.environment.items() if v not in ("", None)]
     facts += [("different environments", str(r.environments))] * (r.environments > 1)
+    facts += [("taken over from an earlier record", f"{part} ({r.code.get(part, '')})") for part in r.taken_over]
     facts += [("set aside, not used", text) for text in r.set_aside]
     return facts + [(f"at {other.scale} scale", other.verdict or NO_VERDICT) for other in others]

@@ -1,11 +1,13 @@
 """The pictures of the arrow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .arrow_held import BOTH
 from .arrow_judge import grid
 from .arrow_rule import OUTCOMES, PREDICTED, THRESHOLDS, calibration, left_out, pairs
 from .record import Evidence, Picture, Series
+from .return_pictures import distances
 from .return_rule import THRESHOLDS as RETURNS
 from .return_rule import share
 
@@ -13,27 +15,26 @@ _T = {**RETURNS, **THRESHOLDS}
 
 
 def pictures(evidence: Evidence) -> list[Picture]:
-    """Return probability over size and turn beside its prediction; calibration; distances at the onset."""
+    """Return probability beside its prediction; both directions of time; distances at the onset; calibration."""
     if not evidence.get(PREDICTED) or not grid(evidence, left_out(evidence, _T)):
         return []
     rows = {which: pairs(evidence, which, _T) for which in OUTCOMES}
-    drawn = [_probability(rows["returns"]), _calibration(rows), _distances(rows["un-generalises"])]
+    both = [seen for seen in evidence.get(BOTH, ()) if seen["arms"] and seen["seed"] not in left_out(evidence, _T)]
+    drawn = [_probability(rows["returns"]), _both_ways(both)]
+    drawn += [_distances(rows["un-generalises"]), _calibration(rows)]
     return [picture for picture in drawn if any(s.x for s in picture.series)]
 
 
 def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:
     series = []
     names = sorted({r["turn"] for r in rows}, key=lambda name: min(r["turn_step"] for r in rows if r["turn"] == name))
-    for kind, role in (("random", "evidence"), ("gauge", "control")):
-        for name in names:
-            own = [r for r in rows if r["turn"] == name and r["kind"] == kind]
-            sizes = sorted({r["size"] for r in own})
-            y = [share(r["y"] for r in own if r["size"] == size) for size in sizes]
-            p = [share(r["p"] for r in own if r["size"] == size) for size in sizes]
-            label = name if kind == "random" else f"{name}, gauge direction"
-            series.append(Series(label, sizes, y, role=role, mode="lines+markers"))
-            if kind == "random":
-                series.append(Series(f"{name}, predicted", sizes, p, role="theory"))
+    for name in names:
+        own = [r for r in rows if r["turn"] == name and r["kind"] == "random"]
+        sizes, series_of = _over_size(own)
+        series.append(Series(name, sizes, series_of("y"), mode="lines+markers"))
+        series.append(Series(f"{name}, predicted", sizes, series_of("p"), role="theory"))
+    sizes, series_of = _over_size([r for r in rows if r["kind"] == "gauge"])
+    series.append(Series("along a symmetry, all turns", sizes, series_of("y"), role="control", mode="lines+markers"))
     return Picture(
         title="Return probability",
         caption=(
@@ -45,6 +46,36 @@ def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:
         y="share of returns",
         series=[s for s in series if s.x],
         log="x",
+    )
+
+
+def _over_size(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], Callable[[str], list[float | None]]]:
+    """Sizes, and means of a column at each."""
+    sizes = sorted({r["size"] for r in rows})
+    return sizes, lambda key: [share(r[key] for r in rows if r["size"] == size) for size in sizes]
+
+
+def _both_ways(several: Sequence[Mapping[str, Any]]) -> Picture:
+    """A line for each state begun from, forward to the right and backward to the left; the first seed's stand out."""
+    series = []
+    for arm, role in (("turn before the onset", "evidence"), ("memoriser", "control")):
+        rows = [(seen["seed"], row) for seen in several for row in seen["arms"].get(arm, ())]
+        for i, (seed, row) in enumerate(rows):
+            back, forward = row["back"], row["forward"]
+            steps = [-step for step in back["step"][::-1]] + forward["step"]
+            name = f"from a {arm}, seed {seed}, {row['draw']}" if i else f"from a {arm}"
+            series.append(Series(name, steps, back["test"][::-1] + forward["test"], role="seed" if i else role))
+    return Picture(
+        title="Both directions of time",
+        caption=(
+            "Test accuracy along runs that begin at 0 in a state that has not generalised, a perturbed turn before the "
+            "onset or a memoriser with random momenta, and go on forward (right) and backward (left). If time had a "
+            "direction of its own here, one side would learn and the other would not."
+        ),
+        x="steps from the beginning; below 0: backward in time",
+        y="test accuracy",
+        series=series,
+        marks={"generalised": _T["generalised"]},
     )
 
 
@@ -67,21 +98,5 @@ def _calibration(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
 
 
 def _distances(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    own = [r for r in rows if r["kind"] == "random" and r["predicted"] and r["measured"]]
-    series = []
-    for name, y in (("un-generalised on its way", 1.0), ("did not", 0.0)):
-        group = [r for r in own if r["y"] == y]
-        series.append(Series(name, [r["predicted"] for r in group], [r["measured"] for r in group], mode="markers"))
-    ends = [min((r["predicted"] for r in own), default=1e-9), 1.0]
-    series.append(Series("as predicted", ends, ends, role="theory"))
-    return Picture(
-        title="Distance at the onset, predicted and measured",
-        caption=(
-            "Each point is a way back: how far from the way out it was at the step of the onset. On the line small "
-            "perturbations grew as the tangent map says; above it something that no tangent map sees."
-        ),
-        x="predicted relative distance",
-        y="measured relative distance",
-        series=[s for s in series if s.x],
-        log="xy",
-    )
+    points = [(r["predicted"], r["measured"], r["y"] == 1.0) for r in rows if r["kind"] == "random"]
+    return distances(points, "Distance at the onset, predicted and measured", _T["onset distance"])

@@ -1,6 +1,6 @@
 """The pictures of claim 10."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .record import Evidence, Picture, Series
@@ -78,27 +78,43 @@ def _way_back(seen: Mapping[str, Any]) -> Picture:
 
 
 def _predicted(grid: Sequence[Mapping[str, Any]]) -> Picture:
-    cells = [
-        (predicted_distance(seen, way), way) for seen in grid for way in seen["returns"] if way["kind"] == "random"
+    level = THRESHOLDS["un-generalised"]
+    points = [
+        (predicted_distance(seen, way), way["onset_distance"], way["lowest_test"] <= level)
+        for seen in grid
+        for way in seen["returns"]
+        if way["kind"] == "random"
     ]
-    cells = [(p, way) for p, way in cells if p and way["onset_distance"]]
+    return distances(points, "How far off at the onset", THRESHOLDS["onset distance"])
+
+
+def distances(points: Iterable[tuple[float | None, float | None, bool]], title: str, level: float) -> Picture:
+    """Predicted against measured distance at the onset.
+
+    Args:
+        points: predicted, measured, whether it un-generalised; a way back each. None or 0: it is left out.
+        title: of the picture.
+        level: a distance below which a way back is predicted to un-generalise.
+    """
+    points = [(p, m, forgot) for p, m, forgot in points if p and m]
     series = []
-    for name, is_in in (("un-generalised on its way", True), ("did not", False)):
-        own = [(p, w) for p, w in cells if (w["lowest_test"] <= THRESHOLDS["un-generalised"]) is is_in]
-        series.append(Series(name, [p for p, _ in own], [w["onset_distance"] for _, w in own], mode="markers"))
-    ends = [min((p for p, _ in cells), default=1e-6), 1.0]
+    for name, which in (("un-generalised on its way", True), ("did not", False)):
+        own = [(p, m) for p, m, forgot in points if forgot is which]
+        series.append(Series(name, [p for p, _ in own], [m for _, m in own], mode="markers"))
+    ends = [min((p for p, *_ in points), default=1e-6), 1.0]
     series.append(Series("as predicted", ends, ends, role="theory"))
     return Picture(
-        title="How far off at the onset",
+        title=title,
         caption=(
-            "Distance from the way out at the step of the onset: as forward tangent maps predict it, and as it was. "
-            "Points on the line grew as small perturbations do. Above the mark it is predicted not to un-generalise."
+            "Distance from the way out at the step of the onset, a point for each way back: as forward tangent maps "
+            "predict it, and as it was. On the line it grew as small perturbations do; far to the right it had grown "
+            "as far as it can. Above the mark a way back is predicted not to un-generalise."
         ),
         x="predicted relative distance",
         y="measured relative distance",
         series=[s for s in series if s.x],
         log="xy",
-        marks={"predicted to un-generalise below": THRESHOLDS["onset distance"]},
+        marks={"predicted to un-generalise below": level},
     )
 
 

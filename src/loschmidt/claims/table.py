@@ -63,6 +63,27 @@ def sentences(found: Mapping[int, Built]) -> str:
     return _markdown(("", "claim", "sentences"), rows)
 
 
+def result(record: ClaimRecord, begins: str = "", less: str = "") -> str:
+    """What a record found, as Markdown: its sub-verdicts, then its measures.
+
+    Args:
+        record: of a claim.
+        begins: only sub-verdicts and measures whose names begin so.
+        less: of measures, not those whose names begin so.
+    """
+    subs = [(s.name, s.verdict, s.why) for s in record.sub_verdicts if s.name.startswith(begins)]
+    chosen = [m for m in record.measures if m.name.startswith(begins) and not (less and m.name.startswith(less))]
+    rows = [(m.name + (f" ({m.unit})" if m.unit else ""), *_value(m), str(m.n)) for m in sorted(chosen, key=_rank)]
+    tables = [_markdown(("", "verdict", "why"), subs)] if subs else []
+    tables += [_markdown(("measure", "value", "95 %", "n"), rows)] if rows else []
+    return "\n\n".join(tables)
+
+
+def _value(m: Measure) -> tuple[str, str]:
+    value = "none" if m.value is None else _number(m.value)
+    return value, "" if m.interval is None else " to ".join(map(_number, m.interval))
+
+
 def measures(several: Sequence[Measure]) -> Table:
     """Measures on a terminal: those that decide first, then the others, controls, and implementation checks."""
     out = Table(expand=True, show_lines=True)

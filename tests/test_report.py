@@ -239,6 +239,14 @@ def test_roles_look_different():
     assert len({(look.rgb(), look.dash) for look in style.looks(many)}) == 8
 
 
+def test_theory_of_a_series_has_its_colour():
+    names = ("late", "early", "early, predicted", "theory")
+    roles = ("evidence", "evidence", "theory", "theory")
+    series = [Series(name, [0], [1], role=role) for name, role in zip(names, roles, strict=True)]
+    late, early, predicted, theory = (look.rgb() for look in style.looks(Picture("", "", "", "", series)))
+    assert predicted == early and len({late, early, theory}) == 3
+
+
 def test_a_page_can_recolour_all_of_a_figure():
     for picture in (ERROR, RATE, PLAIN):
         light, dark = (figure(picture, scheme).to_json() for scheme in ("light", "dark"))

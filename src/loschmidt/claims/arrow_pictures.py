@@ -31,8 +31,9 @@ def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:
     for name in names:
         own = [r for r in rows if r["turn"] == name and r["kind"] == "random"]
         sizes, series_of = _over_size(own)
-        series.append(Series(name, sizes, series_of("y"), mode="lines+markers"))
-        series.append(Series(f"{name}, predicted", sizes, series_of("p"), role="theory"))
+        turn = f"turn at {name}" if name[0].isdigit() else name
+        series.append(Series(turn, sizes, series_of("y"), mode="lines+markers"))
+        series.append(Series(f"{turn}, predicted", sizes, series_of("p"), role="theory"))
     sizes, series_of = _over_size([r for r in rows if r["kind"] == "gauge"])
     series.append(Series("along a symmetry, all turns", sizes, series_of("y"), role="control", mode="lines+markers"))
     return Picture(

@@ -6,7 +6,7 @@ hollow markers, seeds are faint, and each series of a family has a marker of its
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..claims.record import Picture, Series
@@ -66,7 +66,7 @@ def looks(picture: Picture) -> list[Look]:
     """A look for each series, in the order of the picture.
 
     A seed takes the colour of the series whose name its own begins with ("SGDM, seed 3" that of "SGDM"); else that of
-    the first evidence.
+    the first evidence. So does theory ("SGDM, predicted"); else it has its own.
     """
     found: dict[int, Look] = {}
     count = {"evidence": 0, "control": 0, "theory": 0}
@@ -74,6 +74,10 @@ def looks(picture: Picture) -> list[Look]:
         if series.role != "seed":
             found[i] = _look(series.role, count[series.role])
             count[series.role] += 1
+    for i, series in enumerate(picture.series):
+        owner = owner_of(series, picture.series) if series.role == "theory" else None
+        if owner is not None:
+            found[i] = replace(found[i], family=found[owner].family, shade=found[owner].shade)
     return [found.get(i) or _seed(series, picture.series, found) for i, series in enumerate(picture.series)]
 
 
@@ -86,12 +90,12 @@ def _look(role: str, k: int) -> Look:
     return Look(role, k % shades, dash, symbol, role == "control", 2.4 if role == "evidence" else 2.0, 1.0)
 
 
-def owner_of(seed: Series, all_series: Sequence[Series]) -> int | None:
-    """The evidence or control that a seed belongs to: that whose name its own begins with, the longest such name."""
+def owner_of(one: Series, all_series: Sequence[Series]) -> int | None:
+    """The evidence or control that a seed, or theory, belongs to: whose name its own begins with, the longest such."""
     owners = [
         i
         for i, s in enumerate(all_series)
-        if s.role in ("evidence", "control") and s.name and seed.name.startswith(s.name)
+        if s.role in ("evidence", "control") and s.name and one.name.startswith(s.name)
     ]
     return max(owners, key=lambda i: len(all_series[i].name), default=None)
 

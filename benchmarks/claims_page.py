@@ -26,10 +26,10 @@ def put(page: Path, name: str, what: str) -> None:
         temporary.write_text(f"{before}{start}\n\n{what}\n\n{end}{rest.split(end)[1]}")
 
 
-def paint(folder: Path, pictures) -> None:
-    folder.mkdir(exist_ok=True)
+def paint(page: str, pictures) -> None:
     for picture in pictures:
-        kept = folder / (re.sub(r"[^a-z0-9]+", "-", picture.title.lower()).strip("-") + ".png")
+        title = re.sub(r"[^a-z0-9]+", "-", picture.title.lower()).strip("-")
+        kept = ROOT / "docs/pictures" / f"{page}-{title}.png"
         draw(picture, kept)
         with written_atomically(kept) as temporary:
             Image.open(kept).convert("RGB").quantize(256).save(temporary, "png", optimize=True)
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     for page, (claim, begins, pictures) in PAGES.items():
         if record := records.latest(there, claim):
             put(ROOT / f"docs/{page}.md", page, table.result(record, begins))
-            paint(ROOT / "docs" / page, pictures(record.evidence))
+            paint(page, pictures(record.evidence))

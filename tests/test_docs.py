@@ -133,6 +133,14 @@ def test_readme_shows_the_recorded_verdicts():
     assert between("README.md", "verdicts") == table.markdown(registry.built(), records.read_folder(ROOT / "results"))
 
 
+@pytest.mark.parametrize(("page", "claim", "begins"), [("arrow", 10, "arrow"), ("freezing", 3, "")])
+def test_the_pages_of_the_two_results_show_what_was_recorded(page, claim, begins):
+    record = records.latest(records.read_folder(ROOT / "results"), claim)
+    assert between(f"docs/{page}.md", page) == table.result(record, begins)
+    pictures = re.findall(r"\]\((pictures/[^)]+)\)", (ROOT / f"docs/{page}.md").read_text())
+    assert pictures and all(0 < (ROOT / "docs" / name).stat().st_size < 200_000 for name in pictures)
+
+
 def test_the_page_of_the_source_shows_which_claim_reads_which_sentence():
     assert between("docs/source.md", "sentences") == table.sentences(registry.built())
     numbers = re.findall(r"^(\d)\. ", (ROOT / "docs/source.md").read_text(), re.MULTILINE)

@@ -37,6 +37,17 @@ def test_forgetting_what_was_fitted_breaks_the_stretch():
     assert search.verdict(seen, 1e-3, None)["outcome"] == "generalised"
 
 
+def test_a_run_that_can_still_grok_goes_on():
+    can = [search._can_grok(search.verdict(looks(fit, knows), 1e-3, None)) for fit, knows in ((50, 2000), (50, 400))]
+    late = search._can_grok(search.verdict(looks(300, 2000), 1e-3, None))  # known for less than 5 times 300 steps
+    assert can == [True, False] and not late
+    parts = [looks(50, 2000) | {"energy": [], "energy_change": 1e-3, "onset": None, "ended_by": None} for _ in range(2)]
+    parts[1] |= {"step": [s + 1000 for s in parts[1]["step"]], "test": [1.0] * 101, "onset": 1000}
+    whole = search.joined(*parts)
+    assert search.verdict(whole, whole["energy_change"], None)["outcome"] == "grokked"
+    assert whole["energy_change"] == 2e-3 and whole["onset"] == 1000
+
+
 def test_the_list_has_all_kinds_of_settings_and_an_order_of_its_own():
     full = search.candidates("full")
     assert len(full) == len({json.dumps(c, sort_keys=True) for c in full}) == search.SCALES["full"]["tries"]

@@ -270,7 +270,10 @@ def grok_search(
     if json is not None:
         refuse_unwritable(json)
     console, budget = Console(), search.SCALES[scale]
-    console.print(f"At most {budget['tries']} runs of {budget['steps']:,} steps, {span(budget['seconds'])} in all.")
+    console.print(
+        f"At most {budget['tries']} runs of {budget['steps']:,} steps, {budget['longest']:,} where it can still grok; "
+        f"{span(budget['seconds'])} in all."
+    )
     found = search.search(scale, out, seed, workers, command())
     counts = ", ".join(f"{name}: {count}" for name, count in found["counts"].items())
     console.print(f"Tried {len(found['tried'])} ({counts or 'nothing'}), not tried {found['not_tried']}.")

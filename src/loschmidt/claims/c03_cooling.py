@@ -86,10 +86,10 @@ _GROK_LAPTOP = _GROK_SMOKE | {
     "optimizer_settings": {"lr": 0.015, "eta": 3.0, "weight_decay": 3e-3},
     "steps": 200_000,
     "every": 200,
-    "momenta": [1.0, _COOLED, 0.99],
     "below": FIRST + 5,
 }
-_GROK = {"smoke": _GROK_SMOKE, "laptop": _GROK_LAPTOP, "full": _GROK_LAPTOP | {"steps": 500_000, "below": None}}
+_GROK_FULL = _GROK_LAPTOP | {"steps": 500_000, "momenta": [1.0, _COOLED, 0.999, 0.99, 0.9], "below": None}
+_GROK = {"smoke": _GROK_SMOKE, "laptop": _GROK_LAPTOP, "full": _GROK_FULL}
 
 
 def judge(evidence: Evidence, t: rule.Thresholds) -> Finding:
@@ -208,7 +208,7 @@ CLAIM = Claim(
             ),
             {"smoke": 2, "laptop": 300, "full": 2600},
         ),
-        Part(grokking.GROKKING, grokking.runs, _GROK, {"smoke": 1, "laptop": 800, "full": 2000}),
+        Part(grokking.GROKKING, grokking.runs, _GROK, {"smoke": 1, "laptop": 600, "full": 4000}),
     ),
     judge=judge,
     pictures=pictures,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import arrow_held, statistics
+from . import arrow_grokked, arrow_held, statistics
 from .arrow_rule import (
     GRID,
     OUTCOMES,
@@ -24,6 +24,9 @@ from .return_rule import Thresholds, average, share
 
 def with_arrow(finding: Finding, evidence: Evidence, t: Thresholds) -> Finding:
     """A finding of claim 10 with what the arrow's parts show; as it was if none of them was run."""
+    if evidence.get(arrow_grokked.GROKKED):
+        more, out = arrow_grokked.measures(evidence, t), arrow_grokked.left_out(evidence)
+        finding = replace(finding, measures=[*finding.measures, *more], left_out=[*finding.left_out, *out])
     if not evidence.get(PREDICTED) or not grid(evidence):
         return finding
     out = left_out(evidence, t)

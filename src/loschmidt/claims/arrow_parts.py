@@ -7,8 +7,10 @@ from typing import Any
 
 from . import arrow_controls as controls
 from . import arrow_runs as runs
+from .arrow_grokked import GROKKED, grokked
 from .arrow_held import BOTH, CONTROLS, ENTROPY, LATTICES
 from .arrow_rule import GRID, PREDICTED, RULE
+from .grok_search import FOUND, SMALL
 from .record import Part
 
 _SMOKE: dict[str, Any] = {
@@ -98,6 +100,9 @@ _CONTROLS = {"sizes": [1e-8, 1e-4], "draws": 2, "arms": _ARMS}
 _LATTICES = {"resolutions": [-32, -40, -48], "size": 1e-4}
 _ENTROPY = {"widths": [16, 32, 48], "by_heart": 4000}
 
+_GROKKED: dict[str, Any] = FOUND | {"steps": 200_000, "every": 200, "sizes": [1e-9]}
+_GROKKED_SMOKE = _GROKKED | SMALL | {"steps": 120, "every": 10}
+
 PARTS = (
     Part(PREDICTED, runs.predictions, SETTINGS, _SECONDS),
     *_grid(),
@@ -128,5 +133,11 @@ PARTS = (
         _with(_ENTROPY | {"widths": [16, 24], "by_heart": 600}, _ENTROPY, _ENTROPY | {"widths": [16, 32, 48, 64]}),
         {"smoke": 6, "laptop": 120, "full": 250},
         PREDICTED,
+    ),
+    Part(
+        GROKKED,
+        grokked,
+        {"smoke": _GROKKED_SMOKE, "laptop": _GROKKED, "full": _GROKKED | {"sizes": [1e-12, 1e-9, 1e-6, 1e-3]}},
+        {"smoke": 1, "laptop": 500, "full": 1200},
     ),
 )

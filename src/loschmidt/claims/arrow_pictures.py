@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import arrow_grokked
 from .arrow_held import BOTH
 from .arrow_judge import grid
 from .arrow_rule import OUTCOMES, PREDICTED, THRESHOLDS, calibration, left_out, pairs
@@ -16,13 +17,15 @@ _T = {**RETURNS, **THRESHOLDS}
 
 def pictures(evidence: Evidence) -> list[Picture]:
     """Return probability beside its prediction; both directions of time; distances at the onset; calibration."""
+    grokked = arrow_grokked.picture(evidence)
+    last = [] if grokked is None else [grokked]
     if not evidence.get(PREDICTED) or not grid(evidence, left_out(evidence, _T)):
-        return []
+        return last
     rows = {which: pairs(evidence, which, _T) for which in OUTCOMES}
     both = [seen for seen in evidence.get(BOTH, ()) if seen["arms"] and seen["seed"] not in left_out(evidence, _T)]
     drawn = [_probability(rows["returns"]), _both_ways(both)]
     drawn += [_distances(rows["un-generalises"]), _calibration(rows)]
-    return [picture for picture in drawn if any(s.x for s in picture.series)]
+    return [picture for picture in drawn if any(s.x for s in picture.series)] + last
 
 
 def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:

@@ -11,6 +11,7 @@ from . import breathing_parts, breathing_runs, grokking
 from . import breathing_rule as rule
 from .breathing_judge import judge as breathing
 from .breathing_pictures import pictures as of_breathing
+from .grok_search import FOUND, SMALL
 from .record import Claim, Evidence, Finding, Part, Picture, Scale
 
 FIRST = 10  # seeds 0 and 1 were seen by an early measurement that the rule was made with
@@ -68,26 +69,8 @@ def _decays(weight_decay: float) -> dict[str, Any]:
 _TROUGH = {"window": 16_000, "learner": 0.999, "cap": 20_000, "relearn_every": 100, "share": 0.9}
 _MELT = {"momentum": _COOLED, "kicks": [0.0, 0.1, 0.3, 1.0, 2.0, 3.0], "window": 12_000}
 
-# Found by hand on seeds 0 to 2, in plain floats; `grok_search` varies eta, decay and share.
-_GROK_SMOKE = {
-    "model": "square mlp",
-    "p": 5,
-    "hidden": 16,
-    "train_fraction": 0.8,
-    "optimizer_settings": {"lr": 0.01, "eta": 3.0, "weight_decay": 3e-3},
-    "steps": 120,
-    "every": 10,
-    "momenta": [1.0, _COOLED],
-    "below": None,
-}
-_GROK_LAPTOP = _GROK_SMOKE | {
-    "p": 23,
-    "hidden": 128,
-    "optimizer_settings": {"lr": 0.015, "eta": 3.0, "weight_decay": 3e-3},
-    "steps": 200_000,
-    "every": 200,
-    "below": FIRST + 5,
-}
+_GROK_LAPTOP = FOUND | {"steps": 200_000, "every": 200, "momenta": [1.0, _COOLED], "below": FIRST + 5}
+_GROK_SMOKE = _GROK_LAPTOP | SMALL | {"steps": 120, "every": 10, "below": None}
 _GROK_FULL = _GROK_LAPTOP | {"steps": 500_000, "momenta": [1.0, _COOLED, 0.999, 0.99, 0.9], "below": None}
 _GROK = {"smoke": _GROK_SMOKE, "laptop": _GROK_LAPTOP, "full": _GROK_FULL}
 

@@ -119,8 +119,8 @@ def _picture(ways: Iterable[Mapping[str, Any]], seen: Mapping[str, Any]) -> Pict
         title="Grokked, and wound back",
         caption=(
             f"Test accuracy of seed {seen['seed']}, without friction: out (dashed), and back, from right to left. "
-            "Exactly wound back it un-groks. If that were the rule, and not one way among all others, the other lines would "
-            "come down with it."
+            "Exactly wound back it un-groks. If that were the rule, and not one way among all others, the other lines "
+            "would come down with it."
         ),
         x="step",
         y="accuracy",

@@ -10,13 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from loschmidt.claims import arrow_pictures, records, registry, table
-from loschmidt.claims.breathing_pictures import pictures as breathing
 from loschmidt.files import written_atomically
 from loschmidt.report.png import draw
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"arrow": (10, "arrow", arrow_pictures.pictures), "freezing": (3, "", breathing)}
-"""By name of the page: claim, how the names of its measures begin, pictures."""
+PICTURES = {"arrow": arrow_pictures.pictures, "freezing": registry.find(3).claim.pictures}
+"""By name of the page."""
 
 
 def put(page: Path, name: str, what: str) -> None:
@@ -40,7 +39,7 @@ if __name__ == "__main__":
     built, there = registry.built(), records.read_folder(ROOT / "results")
     put(ROOT / "README.md", "verdicts", table.markdown(built, there))
     put(ROOT / "docs/source.md", "sentences", table.sentences(built))
-    for page, (claim, begins, pictures) in PAGES.items():
+    for page, (claim, begins) in table.PAGES.items():
         if record := records.latest(there, claim):
             put(ROOT / f"docs/{page}.md", page, table.result(record, begins))
-            paint(page, pictures(record.evidence))
+            paint(page, PICTURES[page](record.evidence))

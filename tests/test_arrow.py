@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from loschmidt import physics
+from loschmidt.claims import arrow_judge as judge
 from loschmidt.claims import arrow_parts, returns
 from loschmidt.claims import arrow_rule as rule
 from loschmidt.claims import arrow_runs as runs
+from loschmidt.claims import arrow_score as score
 from loschmidt.claims.arrow_flow import Flow
 from loschmidt.claims.arrow_judge import with_arrow
 from loschmidt.claims.arrow_lab import network, start, states, ways
@@ -207,15 +209,15 @@ def made_up(p, y, seeds=5):
 
 def test_a_prediction_that_knows_beats_both_and_one_that_lies_loses():
     rows = made_up(lambda size: float(size < 1e-6), lambda seed, turn, size: size < 1e-6)
-    for score in rule.scores(rows).values():
-        assert score == {"prediction": 0.0, "constant": 0.25, "turn alone": 0.25}
+    for found in rule.scores(rows).values():
+        assert found == {"prediction": 0.0, "constant": 0.25, "turn alone": 0.25}
     rows = made_up(lambda size: float(size > 1e-6), lambda seed, turn, size: size < 1e-6)
-    assert all(score["prediction"] == 1.0 for score in rule.scores(rows).values())
+    assert all(found["prediction"] == 1.0 for found in rule.scores(rows).values())
 
 
 def test_the_turn_alone_wins_where_only_the_turn_matters():
-    score = rule.scores(made_up(lambda size: 0.5, lambda seed, turn, size: turn == "early"))[0]
-    assert score == {"prediction": 0.25, "constant": 0.25, "turn alone": 0.0}
+    found = rule.scores(made_up(lambda size: 0.5, lambda seed, turn, size: turn == "early"))[0]
+    assert found == {"prediction": 0.25, "constant": 0.25, "turn alone": 0.0}
     assert rule.scores(made_up(lambda size: 0.5, lambda *_: True, seeds=1)) == {}
 
 
@@ -237,14 +239,16 @@ def many(evidence, seeds, right=True):
     for seen in found[rule.PREDICTED]:
         seen["half"] = {"energy_change": 1e-4}
         seen["out"] |= {"energy_change": 1e-4, "test": [0.9]}
+        for turn in seen["turns"].values():
+            turn["test"] = 0.9
         for cell in seen["cells"]:
             for which in rule.OUTCOMES:
-                small = cell["size"] < 1e-6
-                cell[which] = None if cell[which] is None else float(small == right)
+                came = cell["size"] < 1e-6 and seen["seed"] % 2 == 0
+                cell[which] = None if cell[which] is None else float(came == right)
     for part in found:
         for seen in found[part] if part.startswith(rule.GRID) else ():
             for way in seen["ways"]:
-                came = way["size"] is None or way["size"] < 1e-6
+                came = way["size"] is None or (way["size"] < 1e-6 and seen["seed"] % 2 == 0)
                 way["lowest_test"] = 0.0 if came else 0.9
                 way["end"] |= {"agreement": 1.0 if came else 0.0, "test": seen["start"]["test"]}
     return found
@@ -253,17 +257,50 @@ def many(evidence, seeds, right=True):
 @pytest.mark.parametrize(("right", "verdict"), [(True, "supported"), (False, "refuted")])
 def test_the_judge_tells_predictions_that_hold_from_those_that_do_not(evidence, right, verdict):
     found = with_arrow(Finding("partly", [], []), many(evidence, 5, right), T)
-    assert found.verdict == "partly" and [sub.verdict for sub in found.sub_verdicts] == [verdict] * 2
+    beats, knows, *_ = (sub.verdict for sub in found.sub_verdicts)
+    assert (found.verdict, beats) == ("partly", verdict) and knows in (verdict, "inconclusive")
+    kept = found.sub_verdicts[4]
+    assert kept.name == "arrow: perturbed, it keeps what it learned" and kept.verdict == "supported"
     by_name = {m.name: m for m in found.measures}
     assert by_name["arrow: share of jobs whose run was, to the bit, the predicted one"].value == 1
-    assert by_name["arrow, random directions, size 1e-08, turns after the onset: share that returns"].value == 1
+    assert by_name["arrow, random directions, size 1e-08, turns after the onset: share that returns"].value == 0.6
+    assert by_name["arrow, returns: Brier score of the prediction"].value == (0 if right else 1)
+
+
+def test_each_turn_counts_once_and_what_broke_off_or_is_of_another_run_does_not(evidence):
+    several = many(evidence, 3)
+    (early, late) = sorted(name for name in several if name.startswith(rule.GRID))
+    assert score.counted(several)[1] == []
+    several[early][0] |= {"turn": "1.5", "turn_step": several[late][0]["turn_step"]}  # clipped at the end of the run
+    several[late][1]["ways"][-1]["ended_by"] = "the parameters are not finite."
+    several[late][2]["digest"] = "of another run"
+    kept, words = score.counted(several)
+    assert [seen["seed"] for seen in kept[early]] == [1, 2] and [seen["seed"] for seen in kept[late]] == [0, 1]
+    assert len(kept[late][1]["ways"]) == len(several[late][1]["ways"]) - 1
+    assert len(words) == 3 and "past the end" in words[0] and "1 ways" in words[1] and "to the bit" in words[2]
+
+
+def test_rivals_know_the_other_seeds_by_size_and_by_turn_and_size():
+    rows = made_up(lambda size: 0.5, lambda seed, turn, size: size < 1e-6 and turn == "late")
+    found = score.scores(rows)[0]
+    assert found["turn and size"] == 0.0 and found["size alone"] == 0.125 and found["prediction"] == 0.25
+
+
+def test_a_refutation_is_one_rival_that_is_surely_better():
+    assert [judge._beats(signs, True) for signs in ((1, 1, 1), (1, 0, 1), (0, 0, 0), (1, 1, -1))] == [
+        "supported",
+        "partly",
+        "inconclusive",
+        "refuted",
+    ]
+    assert judge._beats((1, 1, 1), False) == "inconclusive"
 
 
 def test_without_the_arrow_a_finding_stays_and_few_seeds_decide_nothing(evidence):
     plain = Finding("partly", [], [])
     assert with_arrow(plain, {}, T) is plain
     few = with_arrow(plain, many(evidence, 2), T)
-    assert [sub.verdict for sub in few.sub_verdicts] == ["inconclusive"] * 2
+    assert [sub.verdict for sub in few.sub_verdicts] == ["inconclusive"] * 6
     spoilt = many(evidence, 5)
     spoilt[rule.PREDICTED][0]["half"]["energy_change"] = 1.0
     found = with_arrow(plain, spoilt, T)
@@ -273,4 +310,4 @@ def test_without_the_arrow_a_finding_stays_and_few_seeds_decide_nothing(evidence
 def test_pictures_show_the_probability_first(evidence):
     drawn = CLAIM.pictures(many(evidence, 2))
     assert drawn[0].title == "Return probability" and len(drawn) == 3
-    assert all(len(s.x) == len(s.y) > 0 for p in drawn for s in p.series)
+    assert all(len(s.x) == len(s.y) for p in drawn for s in p.series)

@@ -133,8 +133,9 @@ def test_readme_shows_the_recorded_verdicts():
     assert between("README.md", "verdicts") == table.markdown(registry.built(), records.read_folder(ROOT / "results"))
 
 
-@pytest.mark.parametrize(("page", "claim", "begins"), [("arrow", 10, "arrow"), ("freezing", 3, "")])
-def test_the_pages_of_the_two_results_show_what_was_recorded(page, claim, begins):
+@pytest.mark.parametrize("page", table.PAGES)
+def test_the_pages_of_the_two_results_show_what_was_recorded(page):
+    claim, begins = table.PAGES[page]
     record = records.latest(records.read_folder(ROOT / "results"), claim)
     assert between(f"docs/{page}.md", page) == table.result(record, begins)
     pictures = re.findall(r"\]\((pictures/[^)]+)\)", (ROOT / f"docs/{page}.md").read_text())

@@ -23,6 +23,8 @@ from .returns import Meter, Way, short
 
 GROKKED = "arrow: grokked"
 """Name of the part."""
+SELECTED = (0, 1, 2)
+"""Seeds on which the setting was found, in plain floats."""
 
 
 def grokked(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any]:
@@ -74,7 +76,9 @@ def measures(evidence: Evidence, t: Thresholds) -> list[Measure]:
     """How many grokked, and of these: what came back, and what stayed."""
     several = evidence.get(GROKKED, ())
     kept = [seen for seen in several if seen["outcome"] == "grokked" and seen["ways"]]
-    out = [average("arrow, grokked: share of seeds that grokked", [float(s["outcome"] == "grokked") for s in several])]
+    fresh = [s for s in several if s["seed"] not in SELECTED and s["outcome"] not in ("broke off", "energy moved")]
+    name = "arrow, grokked: share of seeds that grokked, without those that the setting was found with"
+    out = [average(name, [float(s["outcome"] == "grokked") for s in fresh])]
     ways = [(seen, way) for seen in kept for way in seen["ways"]]
     for kind, size in dict.fromkeys((way["kind"], way["size"]) for _, way in ways):
         own = [(seen, way) for seen, way in ways if (way["kind"], way["size"]) == (kind, size)]

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import arrow_grokked
-from .arrow_held import BOTH
+from .arrow_held import BOTH, sound_rows
 from .arrow_judge import grid
-from .arrow_rule import OUTCOMES, PREDICTED, THRESHOLDS, calibration, left_out, pairs
+from .arrow_rule import OUTCOMES, PREDICTED, THRESHOLDS, calibration, left_out
+from .arrow_score import counted, rows
 from .record import Evidence, Picture, Series
 from .return_pictures import distances
 from .return_rule import THRESHOLDS as RETURNS
@@ -19,32 +20,37 @@ def pictures(evidence: Evidence) -> list[Picture]:
     """Return probability beside its prediction; both directions of time; distances at the onset; calibration."""
     grokked = arrow_grokked.picture(evidence)
     last = [] if grokked is None else [grokked]
-    if not evidence.get(PREDICTED) or not grid(evidence, left_out(evidence, _T)):
+    out = left_out(evidence, _T)
+    if not evidence.get(PREDICTED) or not grid(evidence, out):
         return last
-    rows = {which: pairs(evidence, which, _T) for which in OUTCOMES}
-    both = [seen for seen in evidence.get(BOTH, ()) if seen["arms"] and seen["seed"] not in left_out(evidence, _T)]
-    drawn = [_probability(rows["returns"]), _both_ways(both)]
-    drawn += [_distances(rows["un-generalises"]), _calibration(rows)]
+    kept, _ = counted(evidence)
+    several = {which: rows(kept, which, _T) for which in OUTCOMES}
+    both = [seen for seen in evidence.get(BOTH, ()) if seen["arms"] and seen["seed"] not in out]
+    drawn = [_probability([*several["returns"], *rows(kept, "returns", _T, "gauge")]), _both_ways(both)]
+    drawn += [_distances(rows(kept, "un-generalises", {**_T, "generalised": 0.0})), _calibration(several)]
     return [picture for picture in drawn if any(s.x for s in picture.series)] + last
 
 
-def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:
+def _probability(several: Sequence[Mapping[str, Any]]) -> Picture:
     series = []
-    names = sorted({r["turn"] for r in rows}, key=lambda name: min(r["turn_step"] for r in rows if r["turn"] == name))
+    names = sorted(
+        {r["turn"] for r in several}, key=lambda turn: min(r["turn_step"] for r in several if r["turn"] == turn)
+    )
     for name in names:
-        own = [r for r in rows if r["turn"] == name and r["kind"] == "random"]
+        own = [r for r in several if r["turn"] == name and r["kind"] == "random"]
         sizes, series_of = _over_size(own)
         turn = f"turn at {name}" if name[0].isdigit() else name
         series.append(Series(turn, sizes, series_of("y"), mode="lines+markers"))
         series.append(Series(f"{turn}, predicted", sizes, series_of("p"), role="theory"))
-    sizes, series_of = _over_size([r for r in rows if r["kind"] == "gauge"])
+    sizes, series_of = _over_size([r for r in several if r["kind"] == "gauge"])
     series.append(Series("along a symmetry, all turns", sizes, series_of("y"), role="control", mode="lines+markers"))
     return Picture(
         title="Return probability",
         caption=(
             "Share of ways back, over seeds and directions, whose function came back to the start's; over the size of "
             "the nudge at the turn, a line for each turn (in units of the onset). Dashed: as predicted from forward "
-            "tangent maps before. If only the turn mattered, lines would be flat; along a symmetry all return."
+            "tangent maps before. If only the turn mattered, lines would be flat. A rotation of queries and keys "
+            "leaves the function as it is, and what it misses the circle by is second order in its size."
         ),
         x="perturbation, relative to the parameters",
         y="share of returns",
@@ -53,18 +59,18 @@ def _probability(rows: Sequence[Mapping[str, Any]]) -> Picture:
     )
 
 
-def _over_size(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], Callable[[str], list[float | None]]]:
+def _over_size(several: Sequence[Mapping[str, Any]]) -> tuple[list[float], Callable[[str], list[float | None]]]:
     """Sizes, and means of a column at each."""
-    sizes = sorted({r["size"] for r in rows})
-    return sizes, lambda key: [share(r[key] for r in rows if r["size"] == size) for size in sizes]
+    sizes = sorted({r["size"] for r in several})
+    return sizes, lambda key: [share(r[key] for r in several if r["size"] == size) for size in sizes]
 
 
 def _both_ways(several: Sequence[Mapping[str, Any]]) -> Picture:
     """A line for each state begun from, forward to the right and backward to the left; the first seed's stand out."""
     series = []
     for arm, role in (("turn before the onset", "evidence"), ("memoriser", "control")):
-        rows = [(seen["seed"], row) for seen in several for row in seen["arms"].get(arm, ())]
-        for i, (seed, row) in enumerate(rows):
+        orbits = [(seen["seed"], row) for seen in several for row in sound_rows(seen, arm, _T)]
+        for i, (seed, row) in enumerate(orbits):
             back, forward = row["back"], row["forward"]
             steps = [-step for step in back["step"][::-1]] + forward["step"]
             name = f"from a {arm}, seed {seed}, {row['draw']}" if i else f"from a {arm}"
@@ -72,9 +78,10 @@ def _both_ways(several: Sequence[Mapping[str, Any]]) -> Picture:
     return Picture(
         title="Both directions of time",
         caption=(
-            "Test accuracy along runs that begin at 0 in a state that has not generalised, a perturbed turn before the "
-            "onset or a memoriser with random momenta, and go on forward (right) and backward (left). If time had a "
-            "direction of its own here, one side would learn and the other would not."
+            "Test accuracy along runs that begin at 0 in a state that has not generalised, and go on forward (right) "
+            "and backward (left): a memoriser with random momenta, and a perturbed turn before the onset, whose past "
+            "is near the mirror image of its future. If generalising took friction, or a start of one's own choice, "
+            "the lines of the memorisers would stay down."
         ),
         x="steps from the beginning; below 0: backward in time",
         y="test accuracy",
@@ -101,6 +108,6 @@ def _calibration(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     )
 
 
-def _distances(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    points = [(r["predicted"], r["measured"], r["y"] == 1.0) for r in rows if r["kind"] == "random"]
+def _distances(several: Sequence[Mapping[str, Any]]) -> Picture:
+    points = [(r["predicted"], r["measured"], r["y"] == 1.0) for r in several]
     return distances(points, "Distance at the onset, predicted and measured", _T["onset distance"])

@@ -13,6 +13,11 @@ from .topics import TWELVE
 Records = Mapping[tuple[int, str], ClaimRecord]
 _COLOURS = {"supported": "green", "refuted": "red", "partly": "yellow", "inconclusive": "yellow"}
 _HEADS = ("", "claim", "verdict", "scale", "seeds")
+PAGES: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "arrow": (10, ("arrow: ", "arrow, returns: ", "arrow, un-generalises: ", "arrow, from a ", "arrow, grokked")),
+    "freezing": (3, ("",)),
+}
+"""Pages of docs/ that show a record: the claim, and how the names of the measures begin that are shown there."""
 
 
 def verdicts(found: Mapping[int, Built], records: Records) -> list[tuple[str, str, str, str, str]]:
@@ -63,16 +68,10 @@ def sentences(found: Mapping[int, Built]) -> str:
     return _markdown(("", "claim", "sentences"), rows)
 
 
-def result(record: ClaimRecord, begins: str = "", less: str = "") -> str:
-    """What a record found, as Markdown: its sub-verdicts, then its measures.
-
-    Args:
-        record: of a claim.
-        begins: only sub-verdicts and measures whose names begin so.
-        less: of measures, not those whose names begin so.
-    """
-    subs = [(s.name, s.verdict, s.why) for s in record.sub_verdicts if s.name.startswith(begins)]
-    chosen = [m for m in record.measures if m.name.startswith(begins) and not (less and m.name.startswith(less))]
+def result(record: ClaimRecord, begins: Sequence[str] = ("",)) -> str:
+    """What a record found, as Markdown: its sub-verdicts, then its measures, of names that begin with one of these."""
+    subs = [(s.name, s.verdict, s.why) for s in record.sub_verdicts if s.name.startswith(tuple(begins))]
+    chosen = [m for m in record.measures if m.name.startswith(tuple(begins))]
     rows = [(m.name + (f" ({m.unit})" if m.unit else ""), *_value(m), str(m.n)) for m in sorted(chosen, key=_rank)]
     tables = [_markdown(("", "verdict", "why"), subs)] if subs else []
     tables += [_markdown(("measure", "value", "95 %", "n"), rows)] if rows else []

@@ -170,6 +170,15 @@ def test_parts_that_are_not_chosen_are_taken_over_from_the_record(out, monkeypat
     assert run(out)["claims"][0].taken_over == []  # nobody asked for it: now all are run
 
 
+def test_thresholds_under_which_a_part_ran_are_told_whichever_part_came_last(out, monkeypatch):
+    run(out)
+    for path in (out / "jobs").rglob("loaded-*.json"):
+        path.unlink()
+    monkeypatch.setattr(c01_coins, "CLAIM", replace(CLAIM, thresholds={"within": 0.2}))
+    record = run(out, parts=["fair"])["claims"][0]
+    assert record.taken_over == ["loaded coin"] and record.thresholds_changed == {"within": (0.1, 0.2)}
+
+
 def test_what_has_other_settings_by_now_is_not_taken_over(out, monkeypatch):
     shutil.rmtree(out / "jobs")
     monkeypatch.setitem(c01_coins.SETTINGS, "smoke", {"tosses": 201})

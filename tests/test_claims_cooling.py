@@ -176,6 +176,7 @@ def trough(seed, held=0.3, restored=0.1, change=1e-3):
     steps = {"trough": 200, "fresh": 5000, "fresh at the trough's norm": None}
     return {
         "seed": seed,
+        "settings": {"cap": 20_000},
         "energy_change": change,
         "ended_by": None,
         "peak": peak | {"returned": True},
@@ -188,9 +189,10 @@ def trough(seed, held=0.3, restored=0.1, change=1e-3):
 
 
 def melted(seed):
-    kicks = [{"energy": e, "square": 2.0, "test": 0.9 - 0.2 * e, "ended_by": None} for e in (0.0, 0.3, 1.0)]
-    frozen = {"test": 0.9, "taken": 0.5}
-    return {"seed": seed, "ended_by": None, "frozen": frozen, "kicks": kicks}
+    plain = {"square": 2.0, "ended_by": None, "energy_change": 1e-3}
+    kicks = [plain | {"energy": e, "test": 0.9 - 0.2 * e} for e in (0.0, 0.3, 1.0)]
+    frozen = {"test": 0.9, "taken": 0.5, "square": 0.5}
+    return {"seed": seed, "ended_by": None, "frozen": frozen, "kicks": kicks, "test": [0.2] + [0.9] * 9}
 
 
 def made_up(free=0.3, cooled=0.01, best=0.9, seeds=5, spread=0.01, **of_trough):
@@ -240,14 +242,29 @@ def test_runs_that_lost_energy_or_never_fit_are_listed_and_do_not_count():
     assert by_name["from a peak on, at its norm: largest fall of test accuracy"].n == 4
 
 
+def test_what_did_not_freeze_and_kicks_that_moved_h_are_listed():
+    evidence = made_up()
+    evidence[rule.MELT][0]["test"] = [0.9, 0.2] * 5
+    evidence[rule.MELT][1]["kicks"][2]["energy_change"] = 0.5
+    finding = CLAIM.judge(evidence, T)
+    assert [text.split(": ")[0] for text in finding.left_out] == ["seed 10, melting", "seed 11, melting, kick of 1"]
+    by_name = {m.name: m for m in finding.measures}
+    assert by_name["least kick that melts, of those tried"].n == 3
+    assert by_name["frozen networks that no kick tried melted (over the largest)"].value == 1
+
+
 def test_caps_are_counted_and_numbers_are_those_of_the_evidence():
     by_name = {m.name: m for m in CLAIM.judge(made_up(), T).measures}
     assert by_name["period of a breath"].value == pytest.approx(10.0)
     assert by_name["correlation of test accuracy and norm, without friction"].value == pytest.approx(-1.0)
-    assert by_name["least kick that melts"].value == 1.0
+    assert by_name["least kick that melts, of those tried"].value == 1.0
+    assert by_name["largest kick below it that does not"].value == 0.3
+    bits = [m.value for name, m in by_name.items() if name.startswith("bits a parameter that taking")]
+    assert bits == [pytest.approx(1.0)], "from |p|^2 = 2 to 0.5 is a half of |p|"
     assert by_name["seeds that the weakest friction tried, or none, held still"].value == 5
     name = "relearning: steps from a trough over steps from fresh"
-    assert by_name[f"{name}, median of those within the cap"].value == pytest.approx(0.04)
+    medians = [m.value for n, m in by_name.items() if n.startswith("relearning") and "median" in n]
+    assert medians == [pytest.approx(0.04), pytest.approx(0.01)]
     assert by_name[f"{name} at the trough's norm: fresh at the trough's norm over the cap, trough not"].value == 5
     assert all(m.value is None or math.isfinite(m.value) for m in by_name.values())
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,14 @@ def test_predictions_younger_than_results_are_told(out):
     sealed.seal(out, 5, "smoke", content["tests"], content["results"], "another command")
     record = run_claims(the_run(out), progress=False)["claims"][0]
     assert record.predictions["note"] == "2 of 2 jobs were not run against these predictions."
+
+
+def test_a_record_stays_whose_parts_wait_by_now(out):
+    before = records.place(out, 5, "smoke").read_bytes()
+    planned = replace(the_run(out), waiting={5: ["thrown"]})  # as if other parts went on without them
+    done = run_claims(planned, progress=False)
+    assert "holds 1 parts whose predictions are not here" in done["notes"][0]
+    assert records.place(out, 5, "smoke").read_bytes() == before
 
 
 def test_a_claim_that_predicts_nothing_is_refused(tmp_path):

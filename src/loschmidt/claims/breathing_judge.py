@@ -20,7 +20,9 @@ from .breathing_rule import (
     by_momentum,
     fall_of,
     free_runs,
+    frozen,
     generalised,
+    kept,
     late_depth,
     left_out,
     misses,
@@ -35,7 +37,7 @@ Found = tuple[list[Measure], list[SubVerdict]]
 def judge(evidence: Evidence, t: Thresholds) -> Finding:
     """Refuted: learning and keeping both do without friction. Partly: one of them needs it, or needs it in part.
 
-    Supported would take crystallisation, too, which is not tested here; inconclusive: too few seeds to say.
+    Inconclusive: too few seeds to say. Supported it can't be, since crystallisation is not tested here.
     """
     free, by = free_runs(evidence, t), by_momentum(evidence, t)
     measures: list[Measure] = []
@@ -74,7 +76,8 @@ def _learning(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t:
     measures = [replace(plain, threshold=words, met=plain.value is not None and plain.value > t["few"])]
     cooled = {m: [float(generalised(run, t)) for run in runs.values()] for m, runs in by.items()}
     measures += [average(f"momentum {m:g}: share of seeds that generalised", cooled[m]) for m in sorted(by)[::-1]]
-    best = max((share(map(bool, values)) or 0.0 for values in cooled.values()), default=0.0)
+    enough = [values for values in cooled.values() if len(values) >= t["least seeds"]]
+    best = max((share(map(bool, values)) or 0.0 for values in enough), default=0.0)
     sub, seen = "(a) learning needs friction", plain.value
     if seen is None or len(without) < t["least seeds"]:
         why = f"{len(without)} seeds without friction can be used; needed: {t['least seeds']:g}."
@@ -83,7 +86,11 @@ def _learning(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t:
         verdict: Verdict = "supported" if best >= t["most"] else "inconclusive"
     else:
         verdict = "refuted" if seen >= t["most"] else "partly"
-    why = f"{seen:.2f} of {len(without)} seeds generalised without friction, and {best:.2f} with the best one."
+    low, high = plain.interval or (seen, seen)
+    why = (
+        f"{seen:.2f} of {len(without)} seeds generalised without friction ({low:.2f} to {high:.2f}), "
+        f"and {best:.2f} with the best one."
+    )
     return measures, [SubVerdict(sub, verdict, why)]
 
 
@@ -135,6 +142,8 @@ def _cause(evidence: Evidence, t: Thresholds) -> Found:
     clamped = [pure.depth([e["peak"]["test"], *e["motion"][key]["test"]]) for e in held]
     of_free = [pure.depth([e["peak"]["test"], *e["motion"]["free"]["test"]]) for e in held]
     other = [pure.depth([e["peak"]["test"], *e["motion"]["random momenta"]["test"]]) for e in breathing]
+    low = [e for e in breathing if e["held"]["at the trough's norm"] < t["energy"]]
+    risen = [max([0.0, *(v - e["trough"]["test"] for v in e["motion"]["at the trough's norm"]["test"])]) for e in low]
     restored = {
         words: [_restored(e, f"trough to the peak's norm{words}") for e in breathing]
         for words in ("", ", tensor by tensor")
@@ -146,6 +155,7 @@ def _cause(evidence: Evidence, t: Thresholds) -> Found:
         replace(fall, threshold=f"at least {t['breath']:g}: not the norm", met=_at_least(fall, t["breath"])),
         replace(back, threshold=f"below {t['restored']:g}: not the norm", met=_below(back, t["restored"])),
         average("the same seeds, free: largest fall", of_free, False, control=True),
+        average("from a trough on, at its norm: largest rise of test accuracy", risen, False, control=True),
         average("random momenta of equal norm at the peak: largest fall", other, False, control=True),
         average(
             "trough scaled to the peak's norm, tensor by tensor: share restored",
@@ -157,7 +167,7 @@ def _cause(evidence: Evidence, t: Thresholds) -> Found:
     for words in ("", ", tensor by tensor"):
         lost = [e["peak"]["test"] - e["scaled"][f"peak to the trough's norm{words}"]["test"] for e in breathing]
         measures.append(average(f"peak scaled to the trough's norm{words}: accuracy lost", lost, False, control=True))
-    sub = "(c) it is friction, not the norm"
+    sub = "(c) breathing is not the norm's doing"
     if min(len(clamped), len(breathing)) < t["least seeds"]:
         why = f"{len(breathing)} runs fell from their peak again, {len(clamped)} kept H at one norm; needed: "
         return measures, [SubVerdict(sub, "inconclusive", why + f"{t['least seeds']:g}.")]
@@ -239,6 +249,8 @@ def _circuit(free: Mapping[int, Run], t: Thresholds) -> list[Measure]:
         fall = fall_of(run)
         if fall is None or not run["fourier"]["keys"] or pure.depth(run["curve"]["test"]) < t["breath"]:
             continue
+        if run["curve"]["test"][fall[0]] < t["generalised"]:
+            continue
         for name in names:
             values = run["curve"][name] if name == "test" else run["fourier"][name]
             found[name].append(values[fall[1]] - values[fall[0]])
@@ -250,7 +262,7 @@ def _circuit(free: Mapping[int, Run], t: Thresholds) -> list[Measure]:
 
 def _lock_in(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t: Thresholds) -> list[Measure]:
     """1 - momentum from which on a run stays, of seeds that generalised; the middle of its bracket, in logarithms."""
-    middles, weakest, never = [], 0, 0
+    middles, lows, highs, weakest, never = [], [], [], 0, 0
     for seed, run in free.items():
         ladder = [(0.0, run)] + [(1 - m, runs[seed]) for m, runs in sorted(by.items(), reverse=True) if seed in runs]
         ladder = [(f, r) for f, r in ladder if generalised(r, t)]
@@ -261,9 +273,20 @@ def _lock_in(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]], t: 
         weakest += high is not None and not low
         if low and high:
             middles.append(math.log10(low * high) / 2)
+            lows, highs = [*lows, low], [*highs, high]
     n = len(middles) + weakest + never
     return [
-        average("log10 of 1 - momentum at lock-in, where it lies between two tried", middles, False),
+        average(
+            "log10 of 1 - momentum at lock-in, middle of its bracket, where two tried have it between them",
+            middles,
+            False,
+        ),
+        Measure(
+            "1 - momentum: least of any seed at which it still breathed below its lock-in",
+            min(lows, default=None),
+            n=len(lows),
+        ),
+        Measure("1 - momentum: largest of any seed that it took to hold still", max(highs, default=None), n=len(highs)),
         Measure("seeds that the weakest friction tried, or none, held still", float(weakest), None, n),
         Measure("seeds that no friction tried held still (over the largest)", float(never), None, n),
     ]
@@ -286,23 +309,26 @@ def _freezing(by: Mapping[float, Mapping[int, Run]], t: Thresholds) -> list[Meas
 
 
 def _melting(evidence: Evidence, t: Thresholds) -> list[Measure]:
-    """How much energy melts it, beside what freezing took."""
-    seen = [e for e in evidence.get(MELT, ()) if e.get("frozen") and e["frozen"]["test"] >= t["generalised"]]
-    least, price, ratio, over, rest = [], [], [], 0, []
+    """How much energy melts it, beside what freezing took; of networks that were frozen, and kicks that kept H."""
+    seen = [e for e in evidence.get(MELT, ()) if frozen(e, t)]
+    least, held, price, ratio, over, rest = [], [], [], [], 0, []
     for e in seen:
-        level, kicks = e["frozen"]["test"], [k for k in e["kicks"] if k["energy"] > 0 and not k["ended_by"]]
-        rest += [level - k["test"] for k in e["kicks"] if k["energy"] == 0]
-        _, high = pure.melting_energy(kicks, level, t["breath"])
+        level, kicks = e["frozen"]["test"], [k for k in e["kicks"] if kept(k, t)]
+        rest += [level - k["test"] for k in kicks if k["energy"] == 0]
+        low, high = pure.melting_energy([k for k in kicks if k["energy"] > 0], level, t["breath"])
         over += high is None
+        held += [] if low is None else [low]
         if high is not None:
             square = next(k["square"] for k in kicks if k["energy"] == high)
             least.append(high)
-            price.append(high / (2 * math.log(2)) * (1 + square) / square)
+            price.append(math.log2(square / e["frozen"]["square"]) / 2)
             ratio.append(high / e["frozen"]["taken"])
+    name = "bits a parameter that taking that kick out again would cost, at fixed weights: log2(|p|^2 after/before)/2"
     return [
         average("friction turned off, no kick: largest loss of test accuracy", rest, False, control=True),
-        average("least kick that melts", least, False, unit="nats"),
-        average("bits a parameter that taking that kick out again would cost, in theory", price, False, unit="bits"),
+        average("least kick that melts, of those tried", least, False, unit="nats"),
+        average("largest kick below it that does not", held, False, unit="nats"),
+        average(name, price, False, unit="bits"),
         average("least kick that melts, over the energy that friction took", ratio, False),
         Measure("frozen networks that no kick tried melted (over the largest)", float(over), None, len(seen)),
     ]
@@ -314,10 +340,10 @@ def _relearning(evidence: Evidence, t: Thresholds) -> list[Measure]:
     out = []
     for control in ("fresh", "fresh at the trough's norm"):
         pairs = [(e["relearning"]["trough"]["steps"], e["relearning"][control]["steps"]) for e in seen]
-        both = [a / b for a, b in pairs if a is not None and b]
+        both = [a / (b or e["settings"]["cap"]) for (a, b), e in zip(pairs, seen, strict=True) if a is not None]
         name = f"relearning: steps from a trough over steps from {control}"
         found = statistics.bootstrap(both) if both else (None, None, 0)
-        out.append(Measure(f"{name}, median of those within the cap", *found))
+        out.append(Measure(f"{name}, median (over the cap counts as the cap: at most so much)", *found))
         over = sum(a is not None and b is None for a, b in pairs)
         out.append(Measure(f"{name}: {control} over the cap, trough not", float(over), None, len(pairs), control=True))
     lost = sum(e["relearning"]["trough"]["steps"] is None for e in seen)

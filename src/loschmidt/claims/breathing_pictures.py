@@ -4,7 +4,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .breathing_rule import FREE, MELT, THRESHOLDS, TROUGH, Run, by_momentum, free_runs, generalised, late_depth
+from .breathing_rule import (
+    FREE,
+    MELT,
+    THRESHOLDS,
+    TROUGH,
+    Run,
+    by_momentum,
+    free_runs,
+    frozen,
+    generalised,
+    kept,
+    late_depth,
+    usable,
+)
 from .record import Evidence, Picture, Series
 
 
@@ -72,8 +85,9 @@ def _sweep(free: Mapping[int, Run], by: Mapping[float, Mapping[int, Run]]) -> Pi
 
 
 def _inside(free: Mapping[int, Run]) -> Picture | None:
-    """One seed: the first that has key frequencies."""
-    run = next((r for r in free.values() if r["fourier"]["keys"]), None)
+    """One seed: the first that breathed, and has key frequencies."""
+    breathing = (r for r in free.values() if late_depth(r) >= THRESHOLDS["breath"])
+    run = next((r for r in breathing if r["fourier"]["keys"]), None)
     if run is None:
         return None
     curve, fourier = run["curve"], run["fourier"]
@@ -97,7 +111,7 @@ def _inside(free: Mapping[int, Run]) -> Picture | None:
 
 
 def _held(evidence: Evidence) -> Picture | None:
-    seen = [e for e in evidence.get(TROUGH, ()) if "motion" in e]
+    seen = [e for e in evidence.get(TROUGH, ()) if usable(e, THRESHOLDS)]
     if not seen:
         return None
     series = []
@@ -126,12 +140,12 @@ def _gap(rows: Mapping[str, Any]) -> float:
 
 
 def _melting(evidence: Evidence) -> Picture | None:
-    seen = [e for e in evidence.get(MELT, ()) if e.get("frozen") and e["frozen"]["test"] >= THRESHOLDS["generalised"]]
+    seen = [e for e in evidence.get(MELT, ()) if frozen(e, THRESHOLDS)]
     if not seen:
         return None
     series = []
     for i, e in enumerate(seen):
-        kicks = sorted((k for k in e["kicks"] if k["energy"] > 0), key=lambda k: k["energy"])
+        kicks = sorted((k for k in e["kicks"] if k["energy"] and kept(k, THRESHOLDS)), key=lambda k: k["energy"])
         lost = [e["frozen"]["test"] - k["test"] for k in kicks]
         name, role = (f"seed {e['seed']}", "seed") if i else ("largest loss after the kick", "evidence")
         series.append(Series(name, [k["energy"] for k in kicks], lost, role=role, mode="lines+markers"))

@@ -9,7 +9,7 @@ from .record import Evidence
 Thresholds = Mapping[str, float]
 Run = Mapping[str, Any]
 FREE, HALF, SWEEP, DECAY = "without friction", "half the step", "friction", "decay"
-SIZES, TROUGH, MELT = "sizes", "at a trough", "melting"
+WEAK, SIZES, TROUGH, MELT = "weaker friction", "sizes", "at a trough", "melting"
 """Names of the parts."""
 
 THRESHOLDS: Thresholds = {
@@ -58,7 +58,7 @@ def free_runs(evidence: Evidence, t: Thresholds) -> dict[int, Run]:
 def by_momentum(evidence: Evidence, t: Thresholds) -> dict[float, dict[int, Run]]:
     """Runs with friction that count, by momentum and seed."""
     out: dict[float, dict[int, Run]] = {}
-    for e in evidence.get(SWEEP, ()):
+    for e in (e for part in (SWEEP, WEAK) for e in evidence.get(part, ())):
         for run in e["runs"]:
             if misses(run, t, False) is None:
                 out.setdefault(run["momentum"], {})[e["seed"]] = run
@@ -68,7 +68,7 @@ def by_momentum(evidence: Evidence, t: Thresholds) -> dict[float, dict[int, Run]
 def left_out(evidence: Evidence, t: Thresholds) -> list[str]:
     """Runs that do not count, and why."""
     out = []
-    for part in (FREE, HALF, SWEEP, DECAY, SIZES):
+    for part in (FREE, HALF, SWEEP, WEAK, DECAY, SIZES):
         for e in evidence.get(part, ()):
             for run in e["runs"]:
                 why = misses(run, t, run["momentum"] == 1)
@@ -79,9 +79,25 @@ def left_out(evidence: Evidence, t: Thresholds) -> list[str]:
             change = f"|change of H| was {e['energy_change']:.2g}"
             out.append(f"seed {e['seed']}, {TROUGH}: {e['ended_by'] or ('' if 'peak' in e else 'no fall; ') + change}")
     for e in evidence.get(MELT, ()):
-        if "frozen" in e and (e["frozen"] is None or e["frozen"]["test"] < t["generalised"]):
-            out.append(f"seed {e['seed']}, {MELT}: {e['ended_by'] or 'it did not generalise'}")
+        if "frozen" in e and not frozen(e, t):
+            why = "it did not generalise, or did not freeze"
+            out.append(f"seed {e['seed']}, {MELT}: {e['ended_by'] or why}")
+        for kick in e.get("kicks", ()):
+            if not kept(kick, t):
+                why = kick["ended_by"] or f"|change of H| was {kick['energy_change']:.2g}"
+                out.append(f"seed {e['seed']}, {MELT}, kick of {kick['energy']:g}: {why}")
     return out
+
+
+def frozen(e: Mapping[str, Any], t: Thresholds) -> bool:
+    """Whether a run with friction generalised, and its test accuracy stayed within a band in the end."""
+    still = e.get("frozen") is not None and pure.frozen_at({"test": e["test"]}, t["still"]) is not None
+    return still and e["frozen"]["test"] >= t["generalised"]
+
+
+def kept(kick: Mapping[str, Any], t: Thresholds) -> bool:
+    """Whether a run after a kick kept its energy to the end."""
+    return not kick["ended_by"] and kick["energy_change"] < t["energy"]
 
 
 def usable(e: Mapping[str, Any], t: Thresholds) -> bool:

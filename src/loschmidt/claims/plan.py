@@ -115,7 +115,7 @@ def plan_run(
     expected = _expected(chosen, scale, by_claim, found)
     todo = [job for id, several in by_claim.items() for job in several if job.key not in found[id].by_key]
     todo = [job for job in todo if not parts or job.part.startswith(tuple(parts))]
-    earlier = _earlier(out, scale, by_claim, parts) if parts else {}
+    earlier = _earlier(out, scale, chosen, parts) if parts else {}
     todo.sort(key=lambda job: -expected[job.name])
     withheld = _withheld(out, scale, by_claim, todo)
     todo = [job for job in todo if job.name not in withheld]
@@ -124,13 +124,13 @@ def plan_run(
 
 
 def _earlier(
-    out: Path, scale: str, by_claim: dict[int, list[jobs.Job]], parts: Sequence[str]
+    out: Path, scale: str, chosen: Sequence[registry.Built], parts: Sequence[str]
 ) -> dict[int, records.ClaimRecord]:
     """Records in `out`, by claim; refuses a name that no part begins with."""
-    names = list(dict.fromkeys(job.part for several in by_claim.values() for job in several))
+    names = list(dict.fromkeys(p.name for entry in chosen for p in entry.claim.parts if scale in p.settings))
     if unknown := [text for text in parts if not any(name.startswith(text) for name in names)]:
         raise InvalidSetting(f"no part's name begins with {unknown[0]!r}.", f"choose from: {'; '.join(names)}.")
-    places = {id: records.place(out, id, scale) for id in by_claim}
+    places = {entry.claim.id: records.place(out, entry.claim.id, scale) for entry in chosen}
     return {id: records.read(path)[0] for id, path in places.items() if path.exists()}
 
 

@@ -132,12 +132,23 @@ class _Session:
         missing = [self.failures.get(job.name, f"{job.name}{NOT_RUN}") for job in lacking]
         predictions = sealed.read(plan.out, claim.id, plan.scale)
         needy = {(job.part, job.seed) for job in wanted if job.needs}
-        said = sealed.note(predictions, [r for r in done if (r["part"], r["evidence"]["seed"]) in needy])
+        tested = [r for r in done if (r["part"], r["evidence"]["seed"]) in needy]
+        said = sealed.note(predictions, tested)
+        earlier = plan.earlier.get(claim.id)
+        if earlier is not None and said and any("taken over" in r for r in tested):
+            said["note"] = " ".join(filter(None, (said["note"], earlier.predictions.get("note"))))
         record = _record(claim, wanted, done, missing, there.aside(wanted), self.command, said)
         self.records[claim.id] = record
         path = records.place(plan.out, claim.id, plan.scale)
-        if missing and path.exists() and records.read(path)[0].complete:
+        there_before = records.read(path)[0] if path.exists() else None
+        if missing and there_before is not None and there_before.complete:
             self.notes.append(f"claim {claim.id}: not all jobs are finished; the complete record {path.name} stays.")
+            return
+        waiting = [part for part in plan.waiting.get(claim.id, ()) if there_before and part in there_before.evidence]
+        if waiting:
+            self.notes.append(
+                f"claim {claim.id}: {path.name} holds {len(waiting)} parts whose predictions are not here; it stays."
+            )
             return
         records.write(path, [record])
 
@@ -157,6 +168,7 @@ def _taken_over(
             "code": earlier.code.get(part, ""),
             "thresholds": {name: value for name, value in then.items() if value is not None},
             "environment": earlier.environment,
+            "environments": earlier.environments,
             "evidence": evidence,
             "sealed": earlier.predictions.get("digest"),
             "taken over": True,
@@ -179,17 +191,20 @@ def _record(
     evidence: dict[str, list[dict[str, Any]]] = {job.part: [] for job in wanted}
     for result in done:
         evidence[result["part"]].append(result["evidence"])
-    then = {name: value for result in done for name, value in result["thresholds"].items()}
-    now = jobs.plain(dict(claim.thresholds))
+    now, then = jobs.plain(dict(claim.thresholds)), {}
+    for name, value in ((name, value) for result in done for name, value in result["thresholds"].items()):
+        if name not in then or value != now.get(name):  # of several, one that differs is told
+            then[name] = value
     changed = {name: (then.get(name), now.get(name)) for name in then | now if then.get(name) != now.get(name)}
     environments = [result["environment"] for result in done]
+    older = max((result.get("environments", 1) for result in done), default=1)
     taken_over = {result["part"]: result["code"] for result in done if result.get("taken over")}
     return records.make(
         claim,
         wanted[0].scale,
         evidence,
         environments[-1],
-        environments=len({json.dumps(environment, sort_keys=True) for environment in environments}),
+        environments=len({json.dumps(environment, sort_keys=True) for environment in environments}) + older - 1,
         thresholds_changed=changed,
         missing=missing,
         code={job.part: job.code for job in wanted} | taken_over,

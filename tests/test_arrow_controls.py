@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loschmidt.claims import arrow_controls as controls
-from loschmidt.claims import arrow_held, arrow_parts, returns
+from loschmidt.claims import arrow_held, arrow_mirror, arrow_parts, returns
 from loschmidt.claims.arrow_flow import Flow
 from loschmidt.claims.arrow_lab import start
 from loschmidt.claims.c10_reversibility import CLAIM
@@ -97,3 +97,26 @@ def test_weight_on_the_shell_grows_as_the_potential_falls():
     n = [row["parameters"] for row in found["rows"]]
     assert n[1] > 2 * n[0]
     assert arrow_held.measures({arrow_held.ENTROPY: [found]}, (), T)
+
+
+def test_a_turn_that_is_hardly_moved_is_near_its_mirror_image_and_one_that_is_moved_much_is_not():
+    settings = {"before": 0.5, "sizes": [1e-9, 0.3], "draws": 1, "both": 40}
+    found = seen(arrow_mirror.mirror, settings)
+    near, far = found["orbits"]
+    assert found["turn_step"] == 10 and len(near["mirror"]) == len(far["mirror"]) == 30  # steps -1 to -30
+    assert max(near["mirror"]) < 1e-5 and min(far["mirror"]) > 0.05
+    assert near["forward"]["step"] == near["back"]["step"] == list(range(41))
+    values = {m.name: m.value for m in arrow_mirror.measures([found], [], T | {"energy": 10.0})}
+    assert values["arrow, turn before the onset nudged by 0.3: least distance from the mirror image, relative"] > 0.05
+    assert all(m.value is None for m in arrow_mirror.measures([found], [], T | {"energy": 0.0}))
+
+
+def test_energy_is_kept_on_ways_back_and_one_that_lost_it_is_counted():
+    found = seen(arrow_mirror.shell, {"sizes": [1e-8], "draws": 2, "optimizer_settings": {"lr": 0.01, "eta": 1.0}})
+    assert [way["kind"] for way in found["ways"]] == ["none", "momenta", "momenta", "random", "random"]
+    assert all(0 < way["energy_change"] < 1e-2 for way in found["ways"])
+    largest, share = arrow_mirror.measures([], [found], T)
+    assert 0 < largest.value < 1e-2 and (share.value, share.n) == (0.0, 5)
+    found["ways"][0]["energy_change"] = None
+    largest, share = arrow_mirror.measures([], [found], T)
+    assert largest.value is None and share.value == 0.2

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from . import arrow_mirror
 from .arrow_controls import generalised_at
+from .arrow_mirror import MIRROR, SHELL
 from .record import Evidence, Measure, SubVerdict, Verdict
 from .return_rule import Thresholds, average, returned, share
 
@@ -15,7 +17,9 @@ def measures(evidence: Evidence, out: Iterable[int], t: Thresholds) -> list[Meas
     """Of all control parts that were run, without seeds that the arrow left out."""
     kept = {part: [s for s in evidence.get(part, ()) if s["seed"] not in out] for part in (BOTH, CONTROLS, LATTICES)}
     kept[ENTROPY] = list(evidence.get(ENTROPY, ()))
-    return [m for part, rule in _RULES.items() if kept[part] for m in rule(kept[part], t)]
+    found = [m for part, rule in _RULES.items() if kept[part] for m in rule(kept[part], t)]
+    more = ([s for s in evidence.get(part, ()) if s["seed"] not in out] for part in (MIRROR, SHELL))
+    return found + arrow_mirror.measures(*more, t)
 
 
 def both_ways(evidence: Evidence, out: Iterable[int], t: Thresholds) -> SubVerdict:

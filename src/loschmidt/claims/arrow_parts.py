@@ -9,6 +9,7 @@ from . import arrow_controls as controls
 from . import arrow_runs as runs
 from .arrow_grokked import GROKKED, grokked
 from .arrow_held import BOTH, CONTROLS, ENTROPY, LATTICES
+from .arrow_mirror import MIRROR, SHELL, mirror, shell
 from .arrow_rule import GRID, PREDICTED, RULE
 from .grok_search import FOUND, SMALL
 from .record import Part
@@ -53,6 +54,7 @@ _LAPTOP: dict[str, Any] = _SMOKE | {
     "growth": 3,
 }
 _FULL: dict[str, Any] = _LAPTOP | {
+    "steps": 6000,
     "turns": {
         "0.5": 0.5,
         "0.8": 0.8,
@@ -100,6 +102,8 @@ _CONTROLS = {"sizes": [1e-8, 1e-4], "draws": 2, "arms": _ARMS}
 _LATTICES = {"resolutions": [-32, -40, -48], "size": 1e-4}
 _ENTROPY = {"widths": [16, 32, 48], "by_heart": 4000}
 
+_MIRROR = {"before": 0.65, "sizes": [1e-2, 1e-1], "draws": 2, "both": 6000}
+_SHELL = {"sizes": [1e-8, 1e-4, 1e-2], "draws": 2}
 _GROKKED: dict[str, Any] = FOUND | {"steps": 200_000, "every": 200, "sizes": [1e-9]}
 _GROKKED_SMOKE = _GROKKED | SMALL | {"steps": 120, "every": 10}
 
@@ -133,6 +137,18 @@ PARTS = (
         _with(_ENTROPY | {"widths": [16, 24], "by_heart": 600}, _ENTROPY, _ENTROPY | {"widths": [16, 32, 48, 64]}),
         {"smoke": 6, "laptop": 120, "full": 250},
         PREDICTED,
+    ),
+    Part(
+        MIRROR,
+        mirror,
+        _with(_MIRROR | {"draws": 1, "both": 300}, _MIRROR, _MIRROR | {"draws": 10, "both": 12_000}),
+        {"smoke": 2, "laptop": 150, "full": 1500},
+    ),
+    Part(
+        SHELL,
+        shell,
+        _with(_SHELL | {"draws": 1}, _SHELL, _SHELL | {"draws": 4}),
+        {"smoke": 1, "laptop": 90, "full": 200},
     ),
     Part(
         GROKKED,

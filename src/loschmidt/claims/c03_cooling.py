@@ -112,7 +112,7 @@ CLAIM = Claim(
         "from an early measurement (seeds 0 and 1) and pilots on seeds 100 and 101; the record is of seeds from 10 "
         "on; at laptop scale runs without friction have ten seeds, those with friction five, half the step, decays "
         "and sizes three. A square multilayer perceptron, which groks: does that take friction? (Added after the rule, "
-        "and beside it.) Some three hours on two cores; full takes twenty seeds in float64."
+        "and beside it.) Three to four hours on two cores; full takes twenty seeds in float64."
     ),
     rule=(
         "(a) learning needs friction: refuted if nearly all seeds generalise without, supported if nearly none does "

@@ -42,7 +42,7 @@ def verdict_of(record: ClaimRecord) -> str:
 def seeds_of(record: ClaimRecord) -> str:
     """How many seeds, and how many runs were left out of the statistics."""
     out = len(record.left_out)
-    return f"{len(record.seeds)}, {out} left out" if out else str(len(record.seeds))
+    return f"{len(record.seeds)}, {out} run{'s' * (out > 1)} left out" if out else str(len(record.seeds))
 
 
 def table(found: Mapping[int, Built], records: Records) -> Table:

@@ -328,7 +328,9 @@ def test_the_largest_scale_speaks(out):
     larger = record.model_copy(update={"scale": "laptop", "verdict": "refuted"})
     records.write(records.place(out, 1, "laptop"), [larger])
     rows = table.verdicts(registry.built(TOYS), records.read_folder(out))
-    assert rows[0] == ("1", "coins are fair", "refuted", "laptop", "3, 1 left out") and rows[2][2] == "not yet built"
+    assert (
+        rows[0] == ("1", "coins are fair", "refuted", "laptop", "3, 1 run left out") and rows[2][2] == "not yet built"
+    )
     assert table.verdicts(registry.built(TOYS), {})[0][2] == "not run"
 
 

@@ -199,6 +199,7 @@ def _checks(kept: Evidence, seen: Sequence[Mapping[str, Any]], every: Evidence, 
     told = {s["seed"]: s["digest"] for s in every[PREDICTED]}
     same = share(told.get(s["seed"]) == s["digest"] for s in grid(every))
     jobs = len(grid(every))
+    seconds = [s["seconds"] for s in (*grid(every), *every[PREDICTED]) if "seconds" in s]
     silent = sum(cell["returns"] is None for s in kept[PREDICTED] for cell in s["cells"])
     check: dict[str, Any] = {"control": True, "kind": "implementation check"}
     return [
@@ -207,5 +208,6 @@ def _checks(kept: Evidence, seen: Sequence[Mapping[str, Any]], every: Evidence, 
             "arrow, unperturbed in float64: largest relative distance at step 0", floor, n=len(still), control=True
         ),
         Measure("arrow: share of jobs whose run was, to the bit, the predicted one", same, None, jobs, **check),
+        Measure("arrow: grid and predictions, on 2 cores", sum(seconds) / 120, None, len(seconds), "minutes", **check),
         Measure("arrow: cells without a prediction, since a tangent overflowed", float(silent), **check),
     ]

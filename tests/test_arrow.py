@@ -284,6 +284,8 @@ def test_rivals_know_the_other_seeds_by_size_and_by_turn_and_size():
     rows = made_up(lambda size: 0.5, lambda seed, turn, size: size < 1e-6 and turn == "late")
     found = score.scores(rows)[0]
     assert found["turn and size"] == 0.0 and found["size alone"] == 0.125 and found["prediction"] == 0.25
+    alone = score.scores(made_up(lambda size: 0.5, lambda seed, turn, size: seed == 0))[0]
+    assert alone["turn and size"] == alone["size alone"] == 1.0, "they know nothing of the seed itself"
 
 
 def test_a_refutation_is_one_rival_that_is_surely_better():

@@ -170,13 +170,23 @@ def test_parts_that_are_not_chosen_are_taken_over_from_the_record(out, monkeypat
     assert run(out)["claims"][0].taken_over == []  # nobody asked for it: now all are run
 
 
-def test_thresholds_under_which_a_part_ran_are_told_whichever_part_came_last(out, monkeypatch):
+@pytest.mark.parametrize(("again", "kept"), [("fair", "loaded"), ("loaded", "fair")])
+def test_thresholds_under_which_a_part_ran_are_told_whichever_part_came_last(out, monkeypatch, again, kept):
     run(out)
-    for path in (out / "jobs").rglob("loaded-*.json"):
+    for path in (out / "jobs").rglob("*.json"):
         path.unlink()
     monkeypatch.setattr(c01_coins, "CLAIM", replace(CLAIM, thresholds={"within": 0.2}))
+    record = run(out, parts=[again])["claims"][0]
+    assert record.taken_over == [f"{kept} coin"] and record.thresholds_changed == {"within": (0.1, 0.2)}
+
+
+def test_a_part_with_a_job_of_its_own_is_not_taken_over_in_pieces(out):
+    run(out)
+    for path in (out / "jobs").rglob("loaded-coin-seed-[01]-*.json"):
+        path.unlink()
     record = run(out, parts=["fair"])["claims"][0]
-    assert record.taken_over == ["loaded coin"] and record.thresholds_changed == {"within": (0.1, 0.2)}
+    assert record.taken_over == [] and [e["seed"] for e in record.evidence["loaded coin"]] == [2]
+    assert len(record.missing) == 2
 
 
 def test_what_has_other_settings_by_now_is_not_taken_over(out, monkeypatch):

@@ -93,11 +93,13 @@ def test_a_closed_terminal_does_not_stop_the_run():
     out.close()
     display.update("forward", 1)
     display.end("forward")
+    assert out.closed
     rich = live.Rich(console=Console(file=(out := io.StringIO()), force_terminal=True))
     with rich:
         rich.begin("forward", 10)
         out.close()
         rich.end("forward")
+    assert out.closed  # and nothing was raised
 
 
 def test_bars_on_a_terminal():

@@ -74,9 +74,11 @@ def test_settings_without_an_inverse_are_refused(kind, settings, words):
 
 
 def test_options_that_change_nothing_are_accepted():
-    Adam([nn.Parameter(torch.ones(2))], amsgrad=False, fused=None, foreach=True)
-    Adam([nn.Parameter(torch.ones(2))], 1e-3, (0.9, 0.999), 1e-8, 0, False, decoupled_weight_decay=False)
-    SGD([nn.Parameter(torch.ones(2))], 1e-3, 0.9, 0, 0, False)
+    w = [nn.Parameter(torch.ones(2))]
+    plain = Adam(w).price()
+    assert Adam(w, amsgrad=False, fused=None, foreach=True).price() == plain
+    assert Adam(w, 1e-3, (0.9, 0.999), 1e-8, 0, False, decoupled_weight_decay=False).price() == plain
+    assert SGD(w, 1e-3, 0.9, 0, 0, False).price() == SGD(w, 1e-3, 0.9).price()
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])

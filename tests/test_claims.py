@@ -354,6 +354,13 @@ def test_judging_again_and_showing(out, capsys, monkeypatch):
         return stop.value.code, capsys.readouterr().out
 
     assert call("judge") == (0, "Claim 1, smoke: supported (as recorded)\n")
+    entry = json.loads(path.read_text())["claims"][0]
+    measure = next(m for m in entry["measures"] if m["value"])
+    value = measure["value"]
+    for factor, agrees in ((1 + 1e-13, True), (1 + 1e-6, False)):  # another BLAS; another number
+        measure["value"] = value * factor
+        path.write_text(json.dumps({"claims": [entry]}))
+        assert call("judge")[0] == (0 if agrees else 1)
     altered = records.read(path)[0].model_copy(update={"verdict": "refuted"})
     records.write(path, [altered])
     number, text = call("judge", "1")

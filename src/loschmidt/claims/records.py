@@ -5,6 +5,7 @@ made again from the file alone.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -149,6 +150,20 @@ def again(record: ClaimRecord, claim: Claim) -> ClaimRecord:
     """The record with its verdict made anew, from its own evidence and thresholds."""
     made = judged(claim, record.evidence, record.thresholds)
     return ClaimRecord.model_validate(record.json_entry() | made)
+
+
+def agree(one: Any, other: Any) -> bool:
+    """Whether two judgements say the same: equal words and verdicts, numbers within 1e-9 of each other.
+
+    The last bits of a fit or a quantile are the processor's: BLAS takes other kernels on another one.
+    """
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(agree(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(agree, one, other))
+    return bool(one == other)
 
 
 def place(out: Path, claim: int, scale: str) -> Path:

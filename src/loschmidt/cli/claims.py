@@ -291,7 +291,7 @@ def judge(*ids: int, records: Path = RESULTS, write: bool = False, json: Path | 
     """Make verdicts anew from records, without running anything, and compare.
 
     Evidence and thresholds are those of the record; the rule is the code's of today. Exit code 1 if a verdict or a
-    measure is another than the record's.
+    measure is another than the record's, by more than the last bits of a fit (1e-9).
 
     Examples:
 
@@ -328,7 +328,7 @@ def _judge(ids: tuple[int, ...], folder: Path, write: bool, json: Path | None) -
         claim = registry.find(id).claim
         new = records.again(record, claim)
         made.append(new)
-        agrees = new == record
+        agrees = records.agree(new.json_entry(), record.json_entry())
         same &= agrees
         before = "as recorded" if agrees else f"recorded: {table.verdict_of(record)}, and other numbers or words"
         console.print(Text(f"Claim {id}, {scale}: {table.verdict_of(new)} ({before})"))

@@ -352,6 +352,29 @@ def test_compiled_sums_of_squares_fold_in_the_same_order(lanes, kernels, monkeyp
         assert found is not None and torch.equal(found, part.square(name))
 
 
+@COMPILED
+@pytest.mark.parametrize("name", [lo.optim.ECD, lo.optim.AdamW])
+def test_the_number_of_threads_changes_no_bit(name, kernels, monkeypatch):
+    monkeypatch.setattr(tape, "MAX_LANES", 8192)
+    monkeypatch.setattr(exact.walk, "BLOCK", 1024)  # 8 of them, shared by so many threads
+
+    def states(mode, threads):
+        kernels(mode)
+        torch.set_num_threads(threads)
+        parameters = [nn.Parameter(torch.randn(n, generator=torch.Generator().manual_seed(n))) for n in (9000, 11_077)]
+        optimizer = name(parameters, lr=1e-2)
+        found = walk(optimizer, parameters, STEPS)
+        assert deep(optimizer) and not walk_back(optimizer, parameters, found)
+        return found
+
+    try:
+        expected = states("eager", 1)
+        for threads in (1, 2, 3, 8):
+            assert not any(map(differences, expected, states("native", threads)))
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("betas", [(0.13, 0.14), (0.5, 0.07)])
 def test_contractions_by_more_than_a_head_can_take(betas):
     p = nn.Parameter(torch.randn(100))

@@ -73,7 +73,7 @@ static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
     s += (i64)(i32)x * w + (x >> 32) * (w ^ 0x55555554); w += (i32)STRIDE; }
   if ((u64)most > *largest) *largest = most; return s; }
 typedef struct {
-  i64 first, last, lanes, size, pieces, threads;
+  i64 first, last, lanes, size, pieces, threads, tile;
   const i64 *starts; void *const *gradients; void *const *weights;
   void *lattices[8]; double *heads[2]; const double *P; u64 *found; double *squares;
 } Args;
@@ -92,7 +92,7 @@ class Layout:
         shown: whether the pass writes the float view of "q".
         squares: names whose sums of squares are wanted.
         apart: whether "q" has lanes of its own.
-        tile: lanes taken at a time by a thread.
+        block: lanes whose squares are kept at a time.
         chunk: elements whose squares are summed at a time.
     """
 
@@ -103,7 +103,7 @@ class Layout:
     shown: bool
     squares: tuple[str, ...]
     apart: bool
-    tile: int
+    block: int
     chunk: int
 
 
@@ -131,7 +131,7 @@ def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, con
     given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
     given += [f"({view} *)a->weights[j] + in" if layout.shown else "0"]
     given += [f"a->heads[{k}] + lane" for k in body.heads]
-    given += [f"sums[{i}] + (lane - tile)" for i in range(len(layout.squares))]
+    given += [f"sums[{i}] + (lane - block)" for i in range(len(layout.squares))]
     word = "u64" if layout.view is torch.float64 else "u32"
     accumulators = "".join(f"i64 p{k} = 0; " for k in range(peaks)) + f"{word} edited = 0;"
     merged = "".join(f"if (p{k} > (i64)found[{k}]) found[{k}] = p{k}; " for k in range(peaks))
@@ -139,12 +139,12 @@ def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, con
     summed = f"found[{peaks + 1}] += sum_{view}(g, m, index, {f'found + {looked}' if looked else '&unused'});"
     summed = f"u64 unused = 0; (void)unused; {summed}" if gradient and body.forward else ""
     total = "\n".join(
-        f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + tile / CHUNK);"
+        f"        fold(sums[{i}], m, a->squares + {i} * rows * groups + r * groups + block / CHUNK);"
         for i in range(len(layout.squares))
     )
     loop = f"IVDEP\n  for (i64 i = 0; i < m; i++) {{\n{body.text()}\n  }}" if body.touched or layout.squares else ""
     return f"""{_PRELUDE}
-#define TILE {layout.tile}
+#define BLOCK {layout.block}
 #define CHUNK {layout.chunk}
 static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
   {accumulators}
@@ -164,14 +164,16 @@ void run(const Args *a) {{
   i64 L = a->lanes, rows = (a->size + L - 1) / L, groups = (L + CHUNK - 1) / CHUNK;
   u64 total[{peaks + 2}]; memset(total, 0, sizeof total);
 #pragma omp parallel for num_threads((int)a->threads) schedule(static)
-  for (i64 tile = 0; tile < L; tile += TILE) {{
+  for (i64 tile = 0; tile < L; tile += a->tile) {{
     u64 found[{peaks + 2}]; memset(found, 0, sizeof found);
-    double sums[{max(1, len(layout.squares))}][TILE];
-    i64 step = {1 if body.forward else -1};
-    for (i64 k = a->first; k < a->last; k++) {{
+    double sums[{max(1, len(layout.squares))}][BLOCK];
+    i64 step = {1 if body.forward else -1}, border = L - tile < a->tile ? L : tile + a->tile;
+    for (i64 k = a->first; k < a->last; k++)
+    for (i64 block = tile; block < border; block += BLOCK) {{
       i64 r = step > 0 ? k : a->last - 1 - (k - a->first), base = r * L;
-      i64 m = L - tile < TILE ? L - tile : TILE; i64 end = base + tile + m; if (end > a->size) end = a->size;
-      i64 at = base + tile, lo = 0, hi = a->pieces;
+      i64 m = border - block < BLOCK ? border - block : BLOCK;
+      i64 end = base + block + m; if (end > a->size) end = a->size;
+      i64 at = base + block, lo = 0, hi = a->pieces;
       while (hi - lo > 1) {{ i64 mid = (lo + hi) / 2; if (a->starts[mid] <= at) lo = mid; else hi = mid; }}
       for (i64 j = lo; at < end; j++) {{
         i64 stop = a->starts[j + 1] < end ? a->starts[j + 1] : end, in = at - a->starts[j], lane = at - base;
@@ -179,8 +181,8 @@ void run(const Args *a) {{
         if (stop > at) span(stop - at, {", ".join(given)}, a->P, (u32)at, found);
         if (stop > at) at = stop;
       }}
-      i64 done = end > base + tile ? end - base - tile : 0;
-      for (i64 lane = tile + done; lane < tile + m; lane++) {{
+      i64 done = end > base + block ? end - base - block : 0;
+      for (i64 lane = block + done; lane < block + m; lane++) {{
         const double *P = a->P; (void)P;
 {body.idle()}
       }}

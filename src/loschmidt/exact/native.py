@@ -1,8 +1,9 @@
 """Passes compiled to machine code: one walk over memory for all that a step does to an element.
 
 The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in its cache and no thread
-waits for another. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but on a processor
-without AVX-512 it converts between int64 and float64 one number at a time: 5 to 10 times slower.)
+waits for another. Tiles are as long as the number of threads allows: at each end of one, memory's prefetching begins
+anew. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but on a processor without AVX-512
+it converts between int64 and float64 one number at a time: 5 to 10 times slower.)
 
 Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
 """
@@ -88,7 +89,7 @@ def _cache() -> Path:
 
 class _Args(ctypes.Structure):
     _fields_ = (
-        [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads")]
+        [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads", "tile")]
         + [(k, ctypes.c_void_p) for k in ("starts", "gradients", "weights")]
         + [("lattices", ctypes.c_void_p * MOST), ("heads", ctypes.c_void_p * 2)]
         + [(k, ctypes.c_void_p) for k in ("P", "found", "squares")]

@@ -16,8 +16,10 @@ from .world import CHUNK
 if TYPE_CHECKING:
     from .fused import Operands, Pass
 
-TILE = 4096
-"""Lanes that a thread takes at a time."""
+BLOCK = 4096
+"""Lanes whose squares a thread keeps at a time."""
+TILE = 32768
+"""Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 
 
 class Walk:
@@ -91,7 +93,7 @@ class Walk:
             shown=self.shown,
             squares=tuple(self.squares),
             apart=self.block.drift_lanes is not None,
-            tile=TILE,
+            block=BLOCK,
             chunk=CHUNK,
         )
         function, self.fresh = native.function(self.trace.instructions, self.trace.peaks, layout, self.at)
@@ -108,13 +110,15 @@ class Walk:
         block, operands, peaks = self.block, self.operands, len(self.peaks)
         found = np.zeros(peaks + 2, np.int64)
         gradients, weights = (_addresses(x or ()) for x in (operands.gradients, operands.weights))
+        threads, blocks = torch.get_num_threads(), -(-block.lanes.heads.numel() // BLOCK)
         numbers = {
             "first": first,
             "last": last,
             "lanes": block.lanes.heads.numel(),
             "size": block.size,
             "pieces": len(operands.starts) - 1,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
+            "tile": min(-(-blocks // threads) * BLOCK, TILE),
         }
         arrays = {"starts": operands.starts, "gradients": gradients, "weights": weights, "P": self.P, "found": found}
         pointers = {name: x.ctypes.data for name, x in arrays.items()}

@@ -4,8 +4,9 @@
 
 The loop does the same dynamics (ECD, decay inside H, full batch) on the same network in plain floats: parameters and
 gradients are views of two flat tensors, and a step is a backward pass, two dot products and three updates. It is timed
-in turn with a `Trajectory` (plain, with what claim 3 notes, and with friction) and with seeds batched by
-`torch.func.vmap`, all on one thread; medians of the ratios of blocks that follow each other.
+in turn with a `Trajectory` (plain, with what claim 3 notes, and with friction), with claim 3's own runs (whose network
+is in float32, and whose state is on the lattice all the same) and with seeds batched by `torch.func.vmap`, all on one
+thread; medians of the ratios of blocks that follow each other.
 """
 
 import argparse
@@ -111,6 +112,8 @@ def row(dtype, blocks, steps, seeds):
     plain, net = ours(settings, False)
     subjects = {"trajectory": plain, "with looks": ours(settings, True)[0]}
     subjects["with looks and friction"] = ours(settings, True, 0.9998)[0]
+    for name, momentum in (("claim 3's own", 1.0), ("claim 3's own, friction", 0.9998)):
+        subjects[name] = ours(SETTINGS | {"every": steps}, True, momentum)[0]
     batched = {f"{k} seeds batched": Batched(settings, k) for k in seeds}
     loop(100)
     plain(100)

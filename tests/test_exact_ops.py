@@ -34,7 +34,7 @@ from loschmidt.exact import (
     tape,
     to_lattice,
 )
-from loschmidt.exact.ops import contract_, rotate_, shear_, uncontract_
+from loschmidt.exact.ops import _exchange_, contract_, near, rotate_, shear_, uncontract_
 from reference.bits import bits_of_lanes, differences, flip, flip_float, flip_word
 
 DTYPES = st.sampled_from([torch.int64, torch.int32])
@@ -105,8 +105,25 @@ def test_contraction_is_the_textbook_one(data, nd):
     x = data.draw(integers() if n <= d else integers(bits=27))
     lanes = lanes_of(len(x))  # fresh heads need no words for one op
     expected = [exchange(int(v), int(s), n, d) for v, s in zip(x, lanes.heads, strict=True)]
-    contract_(x, 0, lanes, n, d)
+    contract_(x, 0, lanes, n, d, data.draw(st.sampled_from([math.inf, float(x.abs().max())])))
     assert list(zip(x.tolist(), map(int, lanes.heads), strict=True)) == expected
+
+
+@pytest.mark.parametrize("nd", [(9, 10), (10, 9), (1, 3), (4999, 5000), (2**23 - 1, 2**23), (2**22 + 1, 2**23)])
+def test_both_ways_of_an_exchange_agree_where_the_short_one_ends(nd):
+    n, d = nd
+    end = (2**50 - 1) // abs(n - d)
+    x = torch.tensor([end, end - 1, end // 2, 1, 0, -1, -end // 2, 1 - end, -end])
+    assert near(float(end), n, d) and not near(float(end + 1), n, d)
+    heads = lanes_of(len(x)).heads
+    for fill in (heads, torch.full_like(heads, 2.0**48 - 1)):
+        expected = [exchange(int(v), int(s), n, d) for v, s in zip(x, fill, strict=True)]
+        for short in (True, False):
+            y, s = x.clone(), fill.clone()
+            _exchange_(y, s, n, d, short)
+            assert list(zip(y.tolist(), map(int, s), strict=True)) == expected
+            _exchange_(y, s, d, n, short and near(float(y.abs().max()), n, d))
+            assert torch.equal(x, y) and torch.equal(s, fill)
 
 
 @st.composite

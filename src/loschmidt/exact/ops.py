@@ -7,6 +7,8 @@
 Each is a bijection of integer tuples, so a program made of them is one too.
 """
 
+import math
+
 import torch
 
 from .tape import Lanes, idles
@@ -18,24 +20,32 @@ def shear_(x: torch.Tensor, units: torch.Tensor, sign: int = 1) -> None:
     x.add_(whole) if sign > 0 else x.sub_(whole)
 
 
-def _exchange_(x: torch.Tensor, heads: torch.Tensor, n: int, d: int) -> None:
+def _exchange_(x: torch.Tensor, heads: torch.Tensor, n: int, d: int, short: bool = False) -> None:
     """Multiply x by n/d; pop the digit u (base n) that fills the gap, push the remainder r (base d).
 
     Multiplying first keeps the rounding below one unit; dividing first would add n units of noise.
     """
-    # exact: x = h d + w for *any* integer h, so h may come from an inexact float product; then
-    # x n + u = (h n) d + (w n + u), where |w n + u| < 2**47 is whole and exact in float64.
     above = (heads / n).floor_()
-    u = torch.sub(heads, above, alpha=n)
-    h = x.to(torch.float64).mul_(1 / d).to(torch.int64)
-    w = torch.sub(x, h, alpha=d).to(torch.float64)
-    torch.add(u, w, alpha=n, out=w)
-    k = (w / d).floor_()
-    x.copy_(k.to(torch.int64).add_(h, alpha=n))
+    w = torch.sub(heads, above, alpha=n)
+    if short:  # exact: x n + u = x d + (x (n - d) + u), and the second term is whole and below 2**51
+        k = (w.add_(x, alpha=n - d) / d).floor_()
+        x.add_(k.to(x.dtype))
+    else:
+        # exact: x = h d + v for *any* integer h, so h may come from an inexact float product; then
+        # x n + u = (h n) d + (v n + u), where |v n + u| < 2**47 is whole and exact in float64.
+        h = x.to(torch.float64).mul_(1 / d).to(torch.int64)
+        w.add_(torch.sub(x, h, alpha=d).to(torch.float64), alpha=n)
+        k = (w / d).floor_()
+        x.copy_(k.to(torch.int64).add_(h, alpha=n))
     torch.add(w.sub_(k, alpha=d), above, alpha=d, out=heads)
 
 
-def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:
+def near(bound: float, n: int, d: int) -> bool:
+    """Whether an exchange of integers up to this bound may take the short way."""
+    return bound * abs(n - d) < 2.0**50
+
+
+def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int, bound: float = math.inf) -> None:
     """x = floor-free x n/d in place, remainders to the tape: log2(d/n) bits an element, given back when n > d.
 
     Args:
@@ -44,24 +54,29 @@ def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None
         lanes: the tape.
         n: numerator, at most 2**23.
         d: denominator, at most 2**23.
+        bound: upper bound of |x|, if one is known.
     """
     for first, last, lane in lanes.rows(start, start + x.numel()):
         whole = lanes.is_whole(first, last, n, d)
         lanes.prepare(((n, d),), whole)
-        _exchange_row_(x[first - start : last - start], lanes.heads, lane, n, d, whole and idles(n, d))
+        _exchange_row_(
+            x[first - start : last - start], lanes.heads, lane, n, d, whole and idles(n, d), near(bound, n, d)
+        )
 
 
-def uncontract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int) -> None:
+def uncontract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int, bound: float = math.inf) -> None:
     """Inverse of `contract_` with the same arguments: rows last first, n and d swapped."""
     for first, last, lane in reversed(lanes.rows(start, start + x.numel())):
         whole = lanes.is_whole(first, last, n, d)
-        _exchange_row_(x[first - start : last - start], lanes.heads, lane, d, n, whole and idles(n, d))
+        _exchange_row_(
+            x[first - start : last - start], lanes.heads, lane, d, n, whole and idles(n, d), near(bound, n, d)
+        )
         lanes.unprepare(((n, d),), whole)
 
 
-def _exchange_row_(x: torch.Tensor, heads: torch.Tensor, lane: int, n: int, d: int, idle: bool) -> None:
+def _exchange_row_(x: torch.Tensor, heads: torch.Tensor, lane: int, n: int, d: int, idle: bool, short: bool) -> None:
     end = lane + x.numel()
-    _exchange_(x, heads[lane:end], n, d)
+    _exchange_(x, heads[lane:end], n, d, short)
     if idle and end < heads.numel():  # the last row's other lanes, as if a zero stood there
         _exchange_(torch.zeros_like(heads[end:], dtype=torch.int64), heads[end:], n, d)
 

@@ -122,7 +122,7 @@ def _multiply(world: World, target: str, chosen: Chosen) -> None:
     for part, pairs in chosen:
         lattice = part.block.lattices[target]
         for n, d in pairs:
-            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
+            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d, lattice.bound)
             shrinks = n < d and part.size == lattice.n.numel()
             lattice.bound = lattice.bound * (n / d if shrinks else max(1.0, n / d)) + 2
         if pairs:
@@ -136,7 +136,7 @@ def _divide(world: World, target: str, chosen: Chosen) -> None:
             lattice = part.block.lattices[target]
             for n, d in reversed(pairs):
                 world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
-                uncontract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
+                uncontract_(part.integers(target), part.start, part.block.lanes_of(target), n, d, lattice.bound)
                 lattice.bound = lattice.bound * max(1.0, d / n) + 2
                 undone.append((part, n, d))
                 part.forget(target)

@@ -253,8 +253,8 @@ class World:
         """The blocks that take part, in order, each once."""
         return list({id(p.block): p.block for p in self.parts}.values())
 
-    def total(self, terms: Sequence[torch.Tensor], over: Literal["parts", "batches"] = "parts") -> float:
-        """Sum of 0-dimensional tensors: the one place where a global scalar is made.
+    def total(self, terms: Sequence[torch.Tensor | float], over: Literal["parts", "batches"] = "parts") -> float:
+        """Sum of numbers (or 0-dimensional tensors): the one place where a global scalar is made.
 
         Args:
             terms: one for each part that this process holds; or one number of its batch.
@@ -262,7 +262,7 @@ class World:
                 of other "batches" (a mean). In one process both are the sum of the terms.
         """
         # exact: a fixed order of summation, in float64.
-        return float(sum(t.cpu() for t in terms)) if terms else 0.0
+        return sum(map(float, terms), 0.0)
 
     def square(self, name: str) -> float:
         """Sum of squares of a lattice over all parts, from the parts' cached sums."""
@@ -275,12 +275,12 @@ class World:
     @property
     def mean_loss(self) -> float:
         """The loss, over the batches of all processes."""
-        return self.total([torch.tensor(self.loss, dtype=torch.float64)], over="batches")
+        return self.total([self.loss], over="batches")
 
     @property
     def size(self) -> int:
         """Elements that take part."""
-        return int(self.total([torch.tensor(float(p.size), dtype=torch.float64) for p in self.parts]))
+        return int(self.total([p.size for p in self.parts]))
 
     def changed(self, name: str) -> None:
         """Note that a lattice has new values, in the parts that ops work on."""

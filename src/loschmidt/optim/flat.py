@@ -124,8 +124,6 @@ def build(
         )
         if block.deep and decays:
             block.drift_lanes = Lanes(q.numel(), (seed, group, number, "drift"), device)
-        if not block.deep:
-            block.shown = torch.empty(q.numel(), dtype=kind, device=device)
         at = 0
         for i in mine:
             name, p = named[i]
@@ -145,7 +143,7 @@ def write(slots: Sequence[Slot], later: bool = False) -> None:
             for s in mine:
                 s.parameter.detach().copy_(block.lattices["q"].value(s.start, s.stop).view(s.parameter.shape))
             continue
-        block.shown.copy_(block.lattices["q"].value())
+        block.shown = block.lattices["q"].value().to(block.dtype)
         torch._foreach_copy_([s.parameter.detach() for s in mine], _pieces(block.shown, mine))
     torch.clear_autocast_cache()  # inside torch.autocast it holds casts of the values before
 

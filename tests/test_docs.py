@@ -125,6 +125,15 @@ def test_costs_page_shows_the_recorded_bench():
     assert shown == bench_table(results)
 
 
+def test_costs_page_shows_the_recorded_walks_without_arithmetic():
+    rows = json.loads((ROOT / "benchmarks/results/walk-floor.json").read_text())["rows"]
+    lines = between("docs/what-it-costs.md", "walk-floor").splitlines()[2:]
+    for line, r in zip(lines, rows, strict=True):
+        times = (1e3 * r[f"{name}_seconds"] for name in ("bare", "passes", "step", "fused"))
+        shown = " | ".join(f"{x:.1f} ms" for x in times)
+        assert line == f"| {r['optimizer']} | {shown} | {r['step_over_fused']:.2f} |"
+
+
 def between(page, name):
     return (ROOT / page).read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
 

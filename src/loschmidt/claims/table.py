@@ -82,13 +82,25 @@ def sentences(found: Mapping[int, Built]) -> str:
 
 
 def result(record: ClaimRecord, begins: Sequence[str] = ("",)) -> str:
-    """What a record found, as Markdown: its sub-verdicts, then its measures, of names that begin with one of these."""
+    """What a record found, as Markdown: its sub-verdicts, then its measures, of names that begin with one of these.
+
+    Measures that decide nothing, controls among them, are folded up.
+    """
     subs = [(s.name, s.verdict, s.why) for s in record.sub_verdicts if s.name.startswith(tuple(begins))]
-    chosen = [m for m in record.measures if m.name.startswith(tuple(begins))]
-    rows = [(m.name + (f" ({m.unit})" if m.unit else ""), *_value(m), str(m.n)) for m in sorted(chosen, key=_rank)]
+    chosen = sorted((m for m in record.measures if m.name.startswith(tuple(begins))), key=_rank)
+    decide = [(*_named(m), m.threshold, {None: "", True: "yes", False: "no"}[m.met]) for m in deciding(chosen)]
+    rest = [_named(m) for m in chosen if not m.threshold]
+    heads = ("measure", "value", "95 %", "n")
     tables = [_markdown(("", "verdict", "why"), subs)] if subs else []
-    tables += [_markdown(("measure", "value", "95 %", "n"), rows)] if rows else []
+    tables += [_markdown((*heads, "held against", "met"), decide)] if decide else []
+    if rest:
+        count = f"{len(rest)} more measures and controls"
+        tables.append(f"<details><summary>{count}</summary>\n\n{_markdown(heads, rest)}\n\n</details>")
     return "\n\n".join(tables)
+
+
+def _named(m: Measure) -> tuple[str, str, str, str]:
+    return m.name + (f" ({m.unit})" if m.unit else ""), *_value(m), str(m.n)
 
 
 def _value(m: Measure) -> tuple[str, str]:

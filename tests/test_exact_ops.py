@@ -34,6 +34,7 @@ from loschmidt.exact import (
     tape,
     to_lattice,
 )
+from loschmidt.exact.digest import checksum_of
 from loschmidt.exact.ops import _exchange_, contract_, near, rotate_, shear_, uncontract_
 from reference.bits import bits_of_lanes, differences, flip, flip_float, flip_word
 
@@ -517,6 +518,11 @@ def test_the_journal_round_trips_as_tensors():
 
 
 # -- checksums, digests, sums, draws ---------------------------------------------------------------------
+
+
+@given(st.floats(allow_nan=False))
+def test_the_checksum_of_a_number_is_that_of_its_tensor(x):
+    assert checksum_of(x) == checksum(torch.tensor([x], dtype=torch.float64))
 
 
 @given(st.sampled_from([1, 2, 4095, 4096, 4097, 12289, 4096 * 65 + 3]), st.integers(0, 2**30), st.integers(0, 62))

@@ -445,6 +445,8 @@ def test_sums_of_chunks_do_not_depend_on_how_they_are_reached():
     x = torch.randn(5000, dtype=torch.float64)
     sums = chunk_sums(x, 1024)
     assert torch.equal(sums[1], chunk_sums(x[1024:2048], 1024)[0])
+    large = torch.cat([x, torch.zeros(1 << 16, dtype=torch.float64)])  # not through numpy
+    assert torch.equal(chunk_sums(large, 1024)[: len(sums)], sums)
     assert float(folded(sums, 1024)) == pytest.approx(math.fsum(x.tolist()), rel=1e-12, abs=1e-12)
 
 

@@ -1,7 +1,9 @@
 """Digests (hex, for people and files), checksums (64 bits, cheap, each step) and deterministic sums."""
 
 import hashlib
+import struct
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +57,12 @@ def checksum(x: torch.Tensor) -> int:
     return (total + 2**63) % 2**64 - 2**63
 
 
+def checksum_of(value: float) -> int:
+    """`checksum` of one number."""
+    (word,) = struct.unpack("<q", struct.pack("<d", value))
+    return (word * int(_WEIGHTS[0]) + 2**63) % 2**64 - 2**63
+
+
 def sum_of(x: torch.Tensor) -> torch.Tensor:
     """Sum of a flat float64 tensor, as a 0-dimensional tensor on its device.
 
@@ -77,11 +85,13 @@ def chunk_sums(x: torch.Tensor, chunk: int) -> torch.Tensor:
     groups = -(-x.numel() // chunk)
     if x.numel() % chunk:
         x = torch.nn.functional.pad(x, (0, groups * chunk - x.numel()))
-    y = x.view(groups, chunk)
+    y: Any = x.view(groups, chunk)
+    small = x.device.type == "cpu" and x.numel() <= 1 << 16
+    y = y.numpy() if small else y  # the same additions, in a fifth of the time that torch's calls take
     while y.shape[1] > 1:
         half = y.shape[1] // 2
         y = y[:, :half] + y[:, half:]
-    return y[:, 0]
+    return torch.from_numpy(y[:, 0]) if small else y[:, 0]
 
 
 def folded(sums: torch.Tensor, chunk: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InvalidSetting, LatticeOverflow
-from .digest import checksum, chunk_sums, folded, sum_of, sum_of_squares, words_sum
+from .digest import checksum, checksum_of, chunk_sums, folded, sum_of, sum_of_squares, words_sum
 from .lattice import Lattice, largest, peak
 from .ops import contract_, uncontract_
 from .tape import Lanes
@@ -376,7 +376,7 @@ class World:
         for part in self.parts:
             total = total * 31 + self._sum(part) + part.start
         if with_loss and self.loss is not None:
-            total = total * 31 + checksum(torch.tensor([self.loss], dtype=torch.float64))
+            total = total * 31 + checksum_of(self.loss)
         return (total + 2**63) % 2**64 - 2**63
 
     def _sum(self, part: Part) -> int:

@@ -30,16 +30,12 @@ SELECTED = (0, 1, 2)
 def grokked(settings: Mapping[str, Any], seed: int, say: Say) -> dict[str, Any]:
     """Train until test accuracy says that it knows how to add, and wind back to step 0 on the lattice.
 
-    Settings: those of `arrow_lab.start`; "steps": at most; "every": steps between looks; "sizes" of nudges; "first":
-    the lowest seed that is run.
+    Settings: those of `arrow_lab.start`; "steps": at most; "every": steps between looks; "sizes" of nudges.
 
     Returns:
-        {} for seeds below "first"; else "step", "train", "test" of the way out, "energy_change", "ended_by", what
-        `grok_search.verdict` says of it;
+        "step", "train", "test" of the way out, "energy_change", "ended_by", what `grok_search.verdict` says of it;
         "start": {"train", "test"}; "turn_step"; "ways": as `returns.go_back`, none if it never came to know.
     """
-    if seed < settings["first"]:
-        return {}
     meter = Meter(say, settings["steps"] * (3 + len(settings["sizes"])))
     it = start(settings, seed, meter)
     first, found = accuracies(it), _out(it.traj, it, settings)
@@ -76,13 +72,9 @@ def _out(traj: Trajectory, it: returns.Lab, settings: Mapping[str, Any]) -> dict
     return {name: short(values) for name, values in looks.items()} | found
 
 
-def _run(evidence: Evidence) -> list[Mapping[str, Any]]:
-    return [seen for seen in evidence.get(GROKKED, ()) if "outcome" in seen]
-
-
 def measures(evidence: Evidence, t: Thresholds) -> list[Measure]:
     """How many grokked, and of these: what came back, and what stayed."""
-    several = _run(evidence)
+    several = evidence.get(GROKKED, ())
     kept = [seen for seen in several if seen["outcome"] == "grokked" and seen["ways"]]
     fresh = [s for s in several if s["seed"] not in SELECTED and s["outcome"] not in ("broke off", "energy moved")]
     name = "arrow, grokked: share of seeds that grokked, without those that the setting was found with"
@@ -103,7 +95,7 @@ def measures(evidence: Evidence, t: Thresholds) -> list[Measure]:
 
 def left_out(evidence: Evidence) -> list[str]:
     """Seeds that did not grok, and what they did."""
-    several = _run(evidence)
+    several = evidence.get(GROKKED, ())
     return [f"seed {s['seed']}, {GROKKED}: {s['outcome']}" for s in several if s["outcome"] != "grokked"]
 
 
@@ -114,7 +106,7 @@ def _words(kind: str, size: float | None) -> str:
 
 def picture(evidence: Evidence) -> Picture | None:
     """The first seed that grokked: the way out, and the ways back."""
-    kept = [seen for seen in _run(evidence) if seen["outcome"] == "grokked" and seen["ways"]]
+    kept = [seen for seen in evidence.get(GROKKED, ()) if seen["outcome"] == "grokked" and seen["ways"]]
     return _picture(kept[0]["ways"], kept[0]) if kept else None
 
 

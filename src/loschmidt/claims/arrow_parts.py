@@ -104,7 +104,7 @@ _ENTROPY = {"widths": [16, 32, 48], "by_heart": 4000}
 
 _MIRROR = {"before": 0.65, "sizes": [1e-2, 1e-1], "draws": 2, "both": 6000}
 _SHELL = {"sizes": [1e-8, 1e-4, 1e-2], "draws": 2}
-_GROKKED: dict[str, Any] = FOUND | {"steps": 200_000, "every": 200, "sizes": [1e-9], "first": 0}
+_GROKKED: dict[str, Any] = FOUND | {"steps": 200_000, "every": 200, "sizes": [1e-9]}
 _GROKKED_SMOKE = _GROKKED | SMALL | {"steps": 120, "every": 10}
 
 PARTS = (
@@ -150,14 +150,10 @@ PARTS = (
         _with(_SHELL | {"draws": 1}, _SHELL, _SHELL | {"draws": 4}),
         {"smoke": 1, "laptop": 90, "full": 200},
     ),
-    Part(  # laptop: none of the seeds that the setting was found with
+    Part(  # laptop: eight minutes a seed, and not run yet
         GROKKED,
         grokked,
-        {
-            "smoke": _GROKKED_SMOKE,
-            "laptop": _GROKKED | {"first": 3},
-            "full": _GROKKED | {"sizes": [1e-12, 1e-9, 1e-6, 1e-3]},
-        },
-        {"smoke": 1, "laptop": 800, "full": 1200},
+        {"smoke": _GROKKED_SMOKE, "full": _GROKKED | {"sizes": [1e-12, 1e-9, 1e-6, 1e-3]}},
+        {"smoke": 1, "full": 1200},
     ),
 )

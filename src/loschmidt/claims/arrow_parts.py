@@ -150,10 +150,10 @@ PARTS = (
         _with(_SHELL | {"draws": 1}, _SHELL, _SHELL | {"draws": 4}),
         {"smoke": 1, "laptop": 90, "full": 200},
     ),
-    Part(  # laptop: eight minutes a seed, and not run yet
+    Part(
         GROKKED,
         grokked,
-        {"smoke": _GROKKED_SMOKE, "full": _GROKKED | {"sizes": [1e-12, 1e-9, 1e-6, 1e-3]}},
-        {"smoke": 1, "full": 1200},
+        {"smoke": _GROKKED_SMOKE, "laptop": _GROKKED, "full": _GROKKED | {"sizes": [1e-12, 1e-9, 1e-6, 1e-3]}},
+        {"smoke": 1, "laptop": 500, "full": 1200},
     ),
 )

@@ -158,7 +158,7 @@ def agree(one: Any, other: Any) -> bool:
     The last bits of a fit or a quantile are the processor's: BLAS takes other kernels on another one.
     """
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-15)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(agree(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):

@@ -1,12 +1,13 @@
 """How this program was called, as records hold it."""
 
+import shlex
 import sys
 from pathlib import Path
 
 
 def command() -> str:
     """The command line; of absolute paths only the last part, since the rest is this machine's alone."""
-    return " ".join(["loschmidt", *map(_shared, sys.argv[1:])])
+    return shlex.join(["loschmidt", *map(_shared, sys.argv[1:])])
 
 
 def _shared(argument: str) -> str:

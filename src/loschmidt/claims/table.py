@@ -13,23 +13,12 @@ from .topics import TWELVE
 Records = Mapping[tuple[int, str], ClaimRecord]
 _COLOURS = {"supported": "green", "refuted": "red", "partly": "yellow", "inconclusive": "yellow"}
 _HEADS = ("", "claim", "verdict", "scale", "seeds")
-PAGES: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "arrow": (
-        10,
-        (
-            *(
-                "arrow: ",
-                "arrow, returns: ",
-                "arrow, un-generalises: ",
-                "arrow, from a ",
-                "arrow, turn before the onset",
-            ),
-            *("arrow, equal-norm", "arrow, unperturbed", "arrow, random labels", "arrow, a run that never generalised"),
-            *("arrow, lattice", "arrow, width", "arrow, ways back", "arrow, grokked"),
-        ),
-    ),
-    "freezing": (3, ("",)),
-}
+_ARROW = (
+    *("arrow: ", "arrow, returns: ", "arrow, un-generalises: ", "arrow, from a ", "arrow, turn before the onset"),
+    *("arrow, equal-norm", "arrow, unperturbed", "arrow, random labels", "arrow, a run that never generalised"),
+    *("arrow, lattice", "arrow, width", "arrow, ways back", "arrow, grokked"),
+)
+PAGES: Mapping[str, tuple[int, tuple[str, ...]]] = {"arrow": (10, _ARROW), "freezing": (3, ("",))}
 """Pages of docs/ that show a record: the claim, and how the names of the measures begin that are shown there."""
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from loschmidt.cli import main
+from loschmidt.cli import invocation, main
 
 FIELDS = {
     *("task", "optimizer", "steps", "parameters", "exact", "differing_bits", "tape_bits", "bits_per_parameter_step"),
@@ -19,6 +19,11 @@ FIELDS = {
 }
 LOOK = {"train_loss", "train_accuracy", "test_accuracy"}
 COMMAND = [sys.executable, "-m", "loschmidt"]
+
+
+def test_a_record_holds_the_command_line_as_a_shell_takes_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "claims", "run", "--part", "arrow: grokked", "--out=/a/b/results"])
+    assert invocation.command() == "loschmidt claims run --part 'arrow: grokked' --out=results"
 
 
 @pytest.fixture(scope="module")

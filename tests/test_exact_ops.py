@@ -110,11 +110,13 @@ def test_contraction_is_the_textbook_one(data, nd):
     assert list(zip(x.tolist(), map(int, lanes.heads), strict=True)) == expected
 
 
-@pytest.mark.parametrize("nd", [(9, 10), (10, 9), (1, 3), (4999, 5000), (2**23 - 1, 2**23), (2**22 + 1, 2**23)])
+@pytest.mark.parametrize(
+    "nd", [(9, 10), (10, 9), (1, 3), (48, 49), (4999, 5000), (2**23 - 1, 2**23), (2**22 + 1, 2**23)]
+)
 def test_both_ways_of_an_exchange_agree_where_the_short_one_ends(nd):
     n, d = nd
     end = (2**50 - 1) // abs(n - d)
-    x = torch.tensor([end, end - 1, end // 2, 1, 0, -1, -end // 2, 1 - end, -end])
+    x = torch.tensor([end, end - 1, end // 2, -end // 2, 1 - end, -end, *range(-100, 100)])  # 49 * (1 / 49) < 1
     assert near(float(end), n, d) and not near(float(end + 1), n, d)
     heads = lanes_of(len(x)).heads
     for fill in (heads, torch.full_like(heads, 2.0**48 - 1)):

@@ -61,9 +61,9 @@ def measure(subject: Subject, size: int, repeats: int) -> dict:
     )
     functions, seconds, inside = {}, defaultdict(list), [0.0]
 
-    def timed(*arguments):
+    def timed(function, **arguments):
         start = time.perf_counter()
-        call(*arguments)
+        call(function, **arguments)
         inside[0] += time.perf_counter() - start
 
     def step(optimizer, name):

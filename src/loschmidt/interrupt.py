@@ -2,9 +2,11 @@
 
 Python raises KeyboardInterrupt between any two bytecodes. Between the two writes of one exchange that would leave a
 state that no step leads to. So `critical` puts it off to the end of a block, and `patient` to the end of a step.
-Signals are handled in the main thread only, so in others there is nothing to do.
+Signals are handled in the main thread only, so in others there is nothing to do. `_signal` is what `signal` calls; that
+also makes an Enum of each handler, which takes ten times as long.
 """
 
+import _signal
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -35,16 +37,16 @@ class _Handler:
         """The end of a block, outside of which the depth is this; `own`: the block that put the handler in place."""
         if own:
             self.depth = 1  # what arrives just now waits, too
-            present = signal.signal(signal.SIGINT, self.before)
+            present = _signal.signal(signal.SIGINT, self.before)
             if present is not self:  # put in place inside the block
-                signal.signal(signal.SIGINT, present)
+                _signal.signal(signal.SIGINT, present)
         self.depth = depth
         self.deliver()
 
 
 def _present() -> Any:
     """The handler of SIGINT, if it can run in this thread."""
-    return signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    return _signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
 
 
 class critical:
@@ -61,7 +63,7 @@ class critical:
             self._handler.depth += 1
         elif callable(present):
             self._handler, self._outside, self._own = _Handler(present, 0, 1), 0, True
-            signal.signal(signal.SIGINT, self._handler)
+            _signal.signal(signal.SIGINT, self._handler)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -93,7 +95,7 @@ def patient() -> Iterator[Callable[[], bool]]:
         return
     handler = _Handler(signal.default_int_handler, 1, 0)
     try:
-        signal.signal(signal.SIGINT, handler)
+        _signal.signal(signal.SIGINT, handler)
         yield lambda: handler.count > 0
     finally:
         handler.leave(True, 0)

@@ -73,7 +73,7 @@ static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
     s += (i64)(i32)x * w + (x >> 32) * (w ^ 0x55555554); w += (i32)STRIDE; }
   if ((u64)most > *largest) *largest = most; return s; }
 typedef struct {
-  i64 first, last, lanes, size, pieces, threads, tile;
+  i64 first, last, lanes, size, pieces, threads, tile, final;
   const i64 *starts; void *const *gradients; void *const *weights;
   void *lattices[8]; double *heads[2]; const double *P; u64 *found; double *squares;
 } Args;
@@ -86,7 +86,7 @@ class Layout:
 
     Attributes:
         lattices: names, in the order of `Args.lattices`.
-        dtype: of the lattices.
+        dtypes: of each.
         far: names of those that may leave the near range.
         view: dtype of parameters and gradients.
         shown: whether the pass writes the float view of "q".
@@ -97,7 +97,7 @@ class Layout:
     """
 
     lattices: tuple[str, ...]
-    dtype: torch.dtype
+    dtypes: tuple[torch.dtype, ...]
     far: frozenset[str]
     view: torch.dtype
     shown: bool
@@ -107,12 +107,11 @@ class Layout:
     chunk: int
 
 
-def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, constants: dict) -> str:
+def printed(instructions: Sequence[Instruction], layout: Layout, constants: dict) -> str:
     """C source of a pass.
 
     Args:
         instructions: see `trace`.
-        peaks: how many.
         layout: see there.
         constants: index in P of what exchanges and lattices need: ("exchange", number, "n" | "d" | "a" | "rn" |
             "rd"), ("split", lattice) for 2**s and its inverse beside it, ("scale", lattice) for 2**-e.
@@ -121,13 +120,14 @@ def printed(instructions: Sequence[Instruction], peaks: int, layout: Layout, con
     for number, instruction in enumerate(instructions):
         body.add(number, instruction)
     body.finish()
-    view, integer = _C[layout.view], _INT[layout.dtype]
+    view, integers = _C[layout.view], [_INT[dtype] for dtype in layout.dtypes]
+    peaks = sum(i[0] in ("shear", "peak") for i in instructions)
     gradient = any(i[0] == "gradient" for i in instructions)
-    declared = [f"{integer} *restrict x{i}" for i in range(len(layout.lattices))]
+    declared = [f"{integer} *restrict x{i}" for i, integer in enumerate(integers)]
     declared += [f"const {view} *restrict g", f"{view} *restrict w"]
     declared += [f"double *restrict h{k}" for k in body.heads]
     declared += [f"double *restrict s{i}" for i in range(len(layout.squares))]
-    given = [f"({integer} *)a->lattices[{i}] + at" for i in range(len(layout.lattices))]
+    given = [f"({integer} *)a->lattices[{i}] + at" for i, integer in enumerate(integers)]
     given += [f"(const {view} *)a->gradients[j] + in" if gradient else "0"]
     given += [f"({view} *)a->weights[j] + in" if layout.shown else "0"]
     given += [f"a->heads[{k}] + lane" for k in body.heads]
@@ -158,6 +158,16 @@ static void fold(double *s, i64 m, double *out) {{
     for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
     for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
     out[c / CHUNK] = s[c];
+  }}
+}}
+static void whole(double *s, i64 n) {{  /* digest.folded */
+  double part[CHUNK];
+  for (i64 k; n > 1; n = k) {{
+    k = 0;
+    for (i64 c = 0; c < n; c += CHUNK) {{
+      i64 m = n - c < CHUNK ? n - c : CHUNK;
+      memcpy(part, s + c, m * sizeof *s); fold(part, m, s + k++);
+    }}
   }}
 }}
 void run(const Args *a) {{
@@ -194,6 +204,7 @@ void run(const Args *a) {{
       total[{peaks}] |= found[{peaks}]; total[{peaks + 1}] += found[{peaks + 1}]; }}
   }}
   memcpy(a->found, total, sizeof total);
+  if (a->final) for (int k = 0; k < {len(layout.squares)}; k++) whole(a->squares + k * rows * groups, rows * groups);
 }}
 """
 
@@ -225,10 +236,13 @@ class _Body:
             return operand
         return f"v{operand[1:]}"
 
+    def _narrow(self, name: str) -> bool:
+        return self.layout.dtypes[self.layout.lattices.index(name)] is torch.int32
+
     def _lattice(self, name: str) -> tuple[str, ...]:
         if name not in self.now:
             x = f"x{self.layout.lattices.index(name)}[i]"
-            if self.layout.dtype is torch.int32:
+            if self._narrow(name):
                 self.now[name] = (self._let(f"(double){x}"),)
             elif name not in self.layout.far:
                 self.now[name] = (self._let(f"as_double((u64){x} + MAGIC_BITS)"),)
@@ -252,7 +266,7 @@ class _Body:
 
     def _plain(self, name: str, x: str) -> str:
         """A near lattice's number, which is held with MAGIC added."""
-        if self.layout.dtype is torch.int32:
+        if self._narrow(name):
             return x
         if x not in self.plain:
             self.plain[x] = self._let(f"{x} - MAGIC")
@@ -331,7 +345,7 @@ class _Body:
         """Store what was changed."""
         for name in dict.fromkeys(self.touched):
             i, x = self.layout.lattices.index(name), self.now[name]
-            if self.layout.dtype is torch.int32:
+            if self._narrow(name):
                 self.lines.append(f"    x{i}[i] = (i32){x[0]};")
             elif len(x) == 1:
                 self.lines.append(f"    x{i}[i] = (i64)(bits_of({x[0]}) - MAGIC_BITS);")

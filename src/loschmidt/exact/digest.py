@@ -82,11 +82,10 @@ def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
 
 def chunk_sums(x: torch.Tensor, chunk: int) -> torch.Tensor:
     """Sums of chunks of a flat float64 tensor, each by folding halves onto each other: always in the same order."""
-    groups = -(-x.numel() // chunk)
     if x.numel() % chunk:
-        x = torch.nn.functional.pad(x, (0, groups * chunk - x.numel()))
-    y: Any = x.view(groups, chunk)
+        x = torch.nn.functional.pad(x, (0, -x.numel() % chunk))
     small = x.device.type == "cpu" and x.numel() <= 1 << 16
+    y: Any = x.view(-1, chunk)
     y = y.numpy() if small else y  # the same additions, in a fifth of the time that torch's calls take
     while y.shape[1] > 1:
         half = y.shape[1] // 2

@@ -9,19 +9,19 @@ Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam and AdamW 60.
 
 import itertools
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import native
-from .digest import folded
+from .course import NEAR, fits_between_rows
 from .lattice import peak
-from .tape import Lanes, in_one_go, pads
+from .tape import Lanes
 from .trace import Trace, TracedPart, Untraceable
 from .walk import Walk
-from .world import CHUNK, Block, Part
+from .world import Block, Part
 
 
 class Refused(Exception):
@@ -54,15 +54,15 @@ class Operands:
         gradients: Sequence[torch.Tensor] | None,
         inspect: Callable[[], None],
     ):
-        self.starts = np.array([0, *itertools.accumulate(sizes)], np.int64)
+        self.starts = array("q", (0, *itertools.accumulate(sizes)))
         self.originals, self.inspect = list(weights), inspect
-        self.weights = [w.detach().contiguous() for w in weights]  # the parameters themselves, as a rule
+        self.weights = [w if w.is_contiguous() else w.detach().contiguous() for w in weights]
         self.gradients = None if gradients is None else [g.contiguous() for g in gradients]
 
     def written(self) -> None:
         """Weights were written: copy those that do not lie flat, and tell autograd."""
         for original, w in zip(self.originals, self.weights, strict=True):
-            if original.data_ptr() != w.data_ptr():
+            if original is not w:
                 original.detach().copy_(w)
         torch.autograd.graph.increment_version(self.originals)
 
@@ -70,7 +70,7 @@ class Operands:
         """Make the weights the float view of their lattice."""
         starts = self.starts.tolist()
         for w, first, last in zip(self.weights, starts, starts[1:], strict=False):
-            w.view(-1).copy_(block.lattices["q"].value(first, last))
+            w.detach().view(-1).copy_(block.lattices["q"].value(first, last))
         self.written()
 
     def span(self, tensors: list[torch.Tensor], start: int, stop: int) -> tuple[torch.Tensor, Callable[[], None]]:
@@ -79,7 +79,7 @@ class Operands:
         for t, first, last in zip(tensors, starts, starts[1:], strict=False):
             low, high = max(first, start), min(last, stop)
             if low < high:
-                pieces.append(t.view(-1)[low - first : high - first])
+                pieces.append(t.detach().view(-1)[low - first : high - first])
         if len(pieces) == 1:
             return pieces[0], lambda: None
         joined = torch.cat(pieces)
@@ -122,7 +122,7 @@ class Pass:
     @property
     def reads_gradient(self) -> bool:
         """Whether its formulas read the gradient."""
-        return any(i[0] == "gradient" for i in self.trace.instructions)
+        return self.trace.course.reads_gradient
 
     def _traced(self, forward: bool) -> Trace:
         trace = Trace()
@@ -131,22 +131,25 @@ class Pass:
             for number, op in list(enumerate(self.ops))[:: 1 if forward else -1]:
                 known = trace.peaks
                 op.trace(TracedPart(self.part, trace), trace, forward)
-                trace.peak_of |= {number: known} if trace.peaks > known else {}
+                if trace.peaks > known:
+                    trace.peak_of[number] = known
         finally:
             self.block.changing = ()
         for _, pairs in self._exchanges(trace, forward):
-            if not (in_one_go(pairs) and all(pads(n, d) for n, d in pairs)):
+            if not fits_between_rows(tuple(pairs)):
                 raise Untraceable("contractions by too much")
         return trace
 
     def _exchanges(self, trace: Trace, forward: bool) -> list[tuple[Lanes, list[tuple[int, int]]]]:
         """Lanes that are used, and what is done to them a row, each fraction as it is on the way forward."""
         used: dict[int, tuple[Lanes, list[tuple[int, int]]]] = {}
-        for _, name, *pair in [i for i in trace.instructions if i[0] == "exchange"]:
-            lanes = self.block.lanes_of(name)
-            used.setdefault(id(lanes), (lanes, []))[1].append(tuple(pair))
-        turned = [(lanes, [(d, n) for n, d in reversed(pairs)]) for lanes, pairs in used.values()]
-        return list(used.values()) if forward else turned
+        for op, name, *pair in trace.course.moves:
+            if op == "exchange":
+                lanes = self.block.lanes_of(name)
+                used.setdefault(id(lanes), (lanes, []))[1].append(tuple(pair))
+        if forward:
+            return list(used.values())
+        return [(lanes, [(d, n) for n, d in reversed(pairs)]) for lanes, pairs in used.values()]
 
     def run(self, operands: Operands, shown: bool) -> int:
         """Do it; the sum of the gradient's words, where it was read on the way forward (else 0).
@@ -162,7 +165,7 @@ class Pass:
                 lattice.bound = before[name]
                 if attempt or math.isinf(lattice.bound):
                     lattice.bound = before[name] = peak(lattice.n)
-            far = {name for name in self.lattices if attempt == 2 or not self._near(name)}
+            far = frozenset(name for name in self.lattices if attempt == 2 or not self._near(name))
             self.ends = {name: self._end(name, name not in far) for name in self.lattices}
             if min(self.ends.values(), default=1.0) <= 0:
                 continue
@@ -180,58 +183,54 @@ class Pass:
             self.part.forget(name)
         if shown and "q" in self.trace.changed:
             operands.written()
-        for name, sums in zip(self.squares, walk.sums, strict=True):
-            self.lattices[name].square = folded(sums, CHUNK)
+        for name, square in zip(self.squares, walk.squared(), strict=True):
+            self.lattices[name].square = square
         return walk.check
 
     def _near(self, name: str) -> bool:
         lattice = self.lattices[name]
         if lattice.n.dtype is torch.int32:
             return True
-        pairs = [i[2:] for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
-        growth = math.prod(max(n, d) / min(n, d) for n, d in pairs)
-        reach = (1 + sum(i[:2] == ("shear", name) for i in self.trace.instructions)) * growth * native.NEAR
-        return lattice.bound <= native.NEAR and all(abs(n - d) <= 1 for n, d in pairs) and reach < 2.0**51
+        return lattice.bound <= NEAR and (name in self.trace.course.nearly or name not in self.trace.course.pairs)
 
     def _end(self, name: str, near: bool) -> float:
         """From where on an update is left out."""
         lattice = self.lattices[name]
         if near and lattice.n.dtype is torch.int64:
-            return native.NEAR
-        exchanges = [i[2:] for i in self.trace.instructions if i[0] == "exchange" and i[1] == name]
-        growth = math.prod(max(1.0, n / d) for n, d in exchanges)
-        return native.RANGE[lattice.n.dtype] / growth - lattice.bound - 4
+            return NEAR
+        return native.RANGE[lattice.n.dtype] / self.trace.course.growth.get(name, 1.0) - lattice.bound - 4
 
     def _fits(self, found: list[float]) -> bool:
         """Whether everything stayed within the lattices; follows their bounds."""
-        for op, *a in self.trace.instructions:
-            if op == "peak" and not math.isfinite(found[a[1]]):
-                return False
+        most = 1.0 if self.forward else 2.0
+        for op, name, *a in self.trace.course.moves:
+            if op == "peak":
+                if not math.isfinite(found[a[0]]):
+                    return False
+                continue
+            lattice = self.lattices[name]
             if op == "exchange":
-                self.lattices[a[0]].bound = self.lattices[a[0]].bound * (a[1] / a[2]) + 2
-            if op == "shear":
-                self.lattices[a[0]].bound += found[a[3]]
-                if not found[a[3]] < self.ends[a[0]]:
+                lattice.bound = lattice.bound * (a[0] / a[1]) + 2
+            else:
+                lattice.bound += found[a[2]]
+                if not found[a[2]] < self.ends[name]:
                     return False
-            if op in ("exchange", "shear"):
-                lattice = self.lattices[a[0]]
-                if lattice.bound > lattice.limit * (1.0 if self.forward else 2.0):
-                    return False
+            if lattice.bound > lattice.limit * most:
+                return False
         return not self.forward or all(self._returns(name, found) for name in self.trace.changed)
 
     def _returns(self, name: str, found: list[float]) -> bool:
         """Whether the way back, which knows only magnitudes, will find that everything fits."""
-        lattice, mine = self.lattices[name], [i for i in self.trace.instructions if i[1:2] == (name,)]
-        there_and_back = lattice.bound + 2 * sum(found[i[4]] for i in mine if i[0] == "shear") + 8
-        growth = math.prod(max(1.0, i[3] / i[2]) for i in mine if i[0] == "exchange")
-        return there_and_back * growth < native.RANGE[lattice.n.dtype]
+        lattice, course = self.lattices[name], self.trace.course
+        there_and_back = lattice.bound + 2 * sum(found[k] for k in course.shears[name]) + 8
+        return there_and_back * course.shrinking[name] < native.RANGE[lattice.n.dtype]
 
     def _walk(
         self,
         trace: Trace,
         operands: Operands,
         shown: bool,
-        far: set[str],
+        far: frozenset[str],
         forward: bool,
         span: tuple[int, int] | None = None,
     ) -> Walk:

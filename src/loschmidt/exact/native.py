@@ -15,7 +15,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math"),  # what vector instructions ask for
 )
 _NATIVE, _THREADS = "-march=native", "-fopenmp"
-NEAR = 2.0**48  # near lattices start a pass within this, and so are their updates
 MOST = 8  # lattices of a pass
 RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not be left, even on the way
 
@@ -87,15 +88,6 @@ def _cache() -> Path:
     return folder
 
 
-class _Args(ctypes.Structure):
-    _fields_ = (
-        [(k, ctypes.c_int64) for k in ("first", "last", "lanes", "size", "pieces", "threads", "tile")]
-        + [(k, ctypes.c_void_p) for k in ("starts", "gradients", "weights")]
-        + [("lattices", ctypes.c_void_p * MOST), ("heads", ctypes.c_void_p * 2)]
-        + [(k, ctypes.c_void_p) for k in ("P", "found", "squares")]
-    )
-
-
 def mode(device: torch.device) -> str:
     """How passes are run on a device: "native", "eager" or "compile".
 
@@ -108,20 +100,37 @@ def mode(device: torch.device) -> str:
     return "eager" if chosen == "native" and (device.type != "cpu" or compiler() is None) else chosen
 
 
-_functions: dict[tuple, Any] = {}
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Passes with the same C source. One object for each (see `code`), so that it is found by its identity."""
+
+    instructions: tuple[Instruction, ...]
+    layout: Layout
+    at: tuple[tuple[Any, Any], ...]
 
 
-def function(instructions: Sequence[Instruction], peaks: int, layout: Layout, at: dict) -> tuple[Any, bool]:
+@functools.cache
+def _code(*given: Any) -> Code:
+    return Code(*given)
+
+
+def code(instructions: tuple[Instruction, ...], layout: Layout, at: tuple[tuple[Any, Any], ...]) -> Code:
+    """That of a pass; `at`: where in P there is what exchanges and lattices need, as items of a dict."""
+    return _code(tuple(i[:2] if i[0] == "exchange" else i for i in instructions), layout, at)  # n and d are in P
+
+
+_functions: dict[Code, Any] = {}
+
+
+def function(code: Code) -> tuple[Any, bool]:
     """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here.
 
     And whether it was not in memory yet.
     """
-    shape = tuple(i[:2] if i[0] == "exchange" else i for i in instructions)  # n and d are parameters
-    key = (shape, layout, at["forward"], tuple(at.items()))
-    new = key not in _functions
+    new = code not in _functions
     if new:
-        _functions[key] = build(printed(instructions, peaks, layout, at))
-    return _functions[key], new
+        _functions[code] = build(printed(code.instructions, code.layout, dict(code.at)))
+    return _functions[code], new
 
 
 def build(source: str) -> "ctypes._CFuncPtr | None":
@@ -144,7 +153,7 @@ def build(source: str) -> "ctypes._CFuncPtr | None":
         function = ctypes.CDLL(str(path)).run
     except OSError:  # no room, or the folder is gone
         return None
-    function.argtypes, function.restype = [ctypes.POINTER(_Args)], None
+    function.argtypes, function.restype = [ctypes.c_void_p], None
     return function
 
 
@@ -165,10 +174,16 @@ def _processor() -> str:
 
 
 def call(
-    function: Any, numbers: dict[str, int], pointers: dict[str, int], lattices: Sequence[int], heads: Sequence[int]
+    function: Any,
+    numbers: Sequence[int],
+    operands: Sequence[array],
+    lattices: Sequence[int],
+    heads: Sequence[int],
+    others: Sequence[array],
+    squares: int,
 ) -> None:
-    """Run a pass; the GIL is released meanwhile."""
-    args = _Args(
-        **numbers, **pointers, lattices=(ctypes.c_void_p * MOST)(*lattices), heads=(ctypes.c_void_p * 2)(*heads)
-    )
-    function(ctypes.byref(args))
+    """Run a pass; the GIL is released meanwhile. Arguments in the order of `Args` in `csource`; integers: addresses."""
+    starts, rest = ([x.buffer_info()[0] for x in arrays] for arrays in (operands, others))
+    lattices, heads = [*lattices] + [0] * (MOST - len(lattices)), [*heads] + [0] * (2 - len(heads))
+    args = array("q", (*numbers, *starts, *lattices, *heads, *rest, squares))
+    function(args.buffer_info()[0])

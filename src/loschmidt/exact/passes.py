@@ -101,7 +101,7 @@ def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
     if passes is None or any(_flag(offset) in world.scalars for offset, _ in groups):
         _one_by_one(groups, world, world.parts)
         return
-    rest = [part for part in world.parts if part not in world.deep]
+    rest = _rest(world)
     _one_by_one(groups, world, rest)
     done: list[Pass] = []
     try:
@@ -163,7 +163,7 @@ def _undo(group: Group, world: World) -> None:
         _one_by_one([group], world, world.parts, False)
         return
     done: list[Pass] = []
-    rest = [part for part in world.parts if part not in world.deep]
+    rest = _rest(world)
     try:
         for one in reversed(passes):
             one.run(one.block.operands, True)
@@ -199,9 +199,17 @@ def _flag(offset: int) -> str:
     return f"op by op {offset}"
 
 
+def _rest(world: World) -> list[Part]:
+    """Parts that are not done in passes."""
+    deep = {id(part) for part in world.deep}
+    return [part for part in world.parts if id(part) not in deep]
+
+
 def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] | None:
     """One for each deep block; None if a formula is not understood."""
     ops = [op for _, group in groups for op in group]
+    if not all(isinstance(op, (Contract, Shear)) for op in ops):
+        return None
     try:
         return [Pass(part, ops, forward) for part in world.deep]
     except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons
@@ -210,6 +218,8 @@ def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] 
 
 def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part], forward: bool = True) -> None:
     """Do or undo ops one after the other on some parts; if one is refused, take back those before it and raise."""
+    if not parts:
+        return
     ops = _numbered(groups)
     moved = [part for part in parts if part in world.deep and any(op.target == "q" for _, op in ops)]
     for part in moved:

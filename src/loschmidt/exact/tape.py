@@ -17,7 +17,6 @@ give bits back (a rescale with c > 1) before it has written any, and `bits` may 
 """
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +35,6 @@ _LOW, _HIGH, _START = 32, 52, 40  # log2 of the smallest head, of the largest, a
 _DEEP = 1  # so much less where there are several rows: compiled passes divide by multiplying, below 2**51
 MOST = 3.9  # bits by which heads may grow or shrink between two moves of words
 _ROW = 7  # numbers of a move in a file
-_LAST = 0 if sys.byteorder == "little" else 3  # of a float64's four words: the one with its last bits
 _UNIT = 1 << 40  # bounds are whole multiples of 2**-40 bits: added and subtracted without rounding
 
 
@@ -248,10 +246,11 @@ class Lanes:
 
     def _pop_low(self, lanes: torch.Tensor | None) -> np.ndarray:
         heads = self.heads if lanes is None else self.heads[lanes]
-        kept = (heads * 2.0**-_WORD).floor_()
-        rest = heads - kept * 2.0**_WORD + 2.0**52  # whose last 16 bits are what is asked for
-        words = rest.view(torch.int16)[_LAST::4].contiguous().cpu().numpy().view(np.uint16)
-        self.heads[slice(None) if lanes is None else lanes] = kept
+        bits = (heads + 2.0**52).view(torch.int64)  # heads are below 2**52: their last bits are those of the integer
+        words = bits.to(torch.int16).cpu().numpy().view(np.uint16)
+        heads.mul_(2.0**-_WORD).floor_()
+        if lanes is not None:
+            self.heads[lanes] = heads
         return words
 
     def _push_low(self, lanes: torch.Tensor | None, words: np.ndarray) -> None:

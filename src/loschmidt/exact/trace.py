@@ -13,10 +13,12 @@ Instructions, each a tuple; what begins with "%" is a float64 made by the instru
     ("shear", lattice, a, sign, peak)      x += sign * round(a); |round(a)| is reported as peak number `peak`
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from .course import Course, course
 from .world import Part
 
 Instruction = tuple[Any, ...]
@@ -46,6 +48,11 @@ class Trace:
         self.read: list[str] = []
         self.peak_of: dict[int, int] = {}
         self._known: dict[Instruction, str] = {}
+
+    @functools.cached_property
+    def course(self) -> Course:
+        """What the instructions do to lattices; asked when they are complete."""
+        return course(tuple(self.instructions))
 
     def emit(self, *instruction: Any) -> str:
         """Add an instruction, or find it: its name."""

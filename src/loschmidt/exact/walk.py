@@ -1,16 +1,18 @@
 """A pass on its way through the rows of a block: as native code, or on tensors."""
 
+import functools
 import math
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from . import native, rowwise
 from .csource import Layout
-from .digest import chunk_sums, words_sum
-from .trace import Trace
+from .digest import chunk_sums, folded, words_sum
+from .trace import Instruction, Trace
 from .world import CHUNK
 
 if TYPE_CHECKING:
@@ -22,6 +24,55 @@ TILE = 32768
 """Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What the walks of all steps with the same instructions over the same kind of lattices share.
+
+    Attributes:
+        at: where in P there is what exchanges and lattices need.
+        numbers: P from where the trace's parameters end.
+        ends: where in P there are the ends of lattices, which change with their bounds.
+        code: to be compiled; None if a far lattice cannot be split for these exchanges.
+    """
+
+    at: dict[Any, Any]
+    numbers: list[float]
+    ends: list[tuple[int, str]]
+    code: native.Code | None
+
+
+@functools.lru_cache(1024)  # a schedule of a decay makes new ones
+def _frame(
+    instructions: tuple[Instruction, ...], first: int, layout: Layout, exponents: tuple[int, ...], forward: bool
+) -> _Frame:
+    at: dict[Any, Any] = {"forward": forward}
+    numbers: list[float] = []
+    splittable = True
+
+    def put(key: Any, value: float) -> None:
+        at[key] = first + len(numbers)
+        numbers.append(float(value))
+
+    exchanges = [(k, i) for k, i in enumerate(instructions) if i[0] == "exchange"]
+    for k, (_, _, n, d) in exchanges:
+        for name, value in (("n", n), ("d", d), ("minus", n - d), ("rn", 1 / n), ("rd", 1 / d)):
+            put(("exchange", k, name), value)
+    for name, exponent in zip(layout.lattices, exponents, strict=True):
+        put(("scale", name), 2.0**-exponent)
+        put(("end", name), 0.0)
+        mine = [i for _, i in exchanges if i[1] == name]
+        step = max((abs(n - d) for _, _, n, d in mine), default=0)
+        low = 13 + math.ceil(math.log2(max(1, step)))
+        high = math.floor(50 - math.log2(max((max(n, d) for _, _, n, d in mine), default=1) + step))
+        shift = max(low, min(high, 30))
+        splittable &= low <= high or name not in layout.far
+        for key, value in (("shift", shift), ("split", 2.0**shift), ("unsplit", 2.0**-shift)):
+            put((key, name), value)
+        put(("offset", name), 2.0 ** (63 - shift))
+    code = native.code(instructions, layout, tuple(at.items())) if splittable else None
+    return _Frame(at, numbers, [(at["end", name], name) for name in layout.lattices], code)
+
+
 class Walk:
     """Does rows of a pass, in its direction.
 
@@ -29,7 +80,6 @@ class Walk:
         peaks: largest magnitudes so far, by number.
         edited: whether a weight was not the view of its lattice.
         check: sum of the gradient's words, mod 2**64.
-        sums: chunk sums of squares, for each name that is wanted.
     """
 
     def __init__(
@@ -38,57 +88,23 @@ class Walk:
         trace: Trace,
         operands: "Operands",
         shown: bool,
-        far: set[str],
+        far: frozenset[str],
         forward: bool,
         span: tuple[int, int],
     ):
         self.block, self.trace, self.operands, self.forward = done.block, trace, operands, forward
         self.shown = shown and "q" in trace.changed
-        self.lattices, self.ends, self.far = done.lattices, done.ends, far
+        self.lattices = done.lattices
         self.squares = done.squares if forward == done.forward else []
         self.peaks, self.edited, self.check = [0.0] * trace.peaks, False, 0
-        self.span, self.finished, self.fresh = span, 0, False
+        self.span, self.finished = span, 0
         groups = -(-self.block.lanes.heads.numel() // CHUNK)
         shape = (len(self.squares), self.block.lanes.depth * groups)
-        self.sums = torch.zeros(shape, dtype=torch.float64, device=self.block.device)
-        self.numbers, self.splittable = list(trace.parameters), True
-        self.at = {"forward": forward} | self._constants()
-        self.P = np.array(self.numbers or [0.0])  # numpy: small arrays, made at each step
-        self.function = self._native()
-
-    def _constants(self) -> dict[Any, Any]:
-        """Where in P there is what exchanges and lattices need."""
-        at: dict[Any, Any] = {}
-
-        def put(key: Any, value: float) -> None:
-            at[key] = len(self.numbers)
-            self.numbers.append(float(value))
-
-        exchanges = [(k, i) for k, i in enumerate(self.trace.instructions) if i[0] == "exchange"]
-        for k, (_, _, n, d) in exchanges:
-            for name, value in (("n", n), ("d", d), ("minus", n - d), ("rn", 1 / n), ("rd", 1 / d)):
-                put(("exchange", k, name), value)
-        for name, lattice in self.lattices.items():
-            put(("scale", name), 2.0**-lattice.exponent)
-            put(("end", name), self.ends[name])
-            mine = [i for _, i in exchanges if i[1] == name]
-            step = max((abs(n - d) for _, _, n, d in mine), default=0)
-            low = 13 + math.ceil(math.log2(max(1, step)))
-            high = math.floor(50 - math.log2(max((max(n, d) for _, _, n, d in mine), default=1) + step))
-            shift = max(low, min(high, 30))
-            self.splittable &= low <= high or name not in self.far
-            for key, value in (("shift", shift), ("split", 2.0**shift), ("unsplit", 2.0**-shift)):
-                put((key, name), value)
-            put(("offset", name), 2.0 ** (63 - shift))
-        return at
-
-    def _native(self) -> Any:
-        if native.mode(self.block.device) != "native" or not self.splittable:
-            return None
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=self.block.device) if self.squares else ()
         layout = Layout(
             lattices=tuple(self.lattices),
-            dtype=next(iter(self.block.lattices.values())).n.dtype,
-            far=frozenset(self.far),
+            dtypes=tuple(lattice.n.dtype for lattice in self.lattices.values()),
+            far=far,
             view=self.block.dtype,
             shown=self.shown,
             squares=tuple(self.squares),
@@ -96,8 +112,14 @@ class Walk:
             block=BLOCK,
             chunk=CHUNK,
         )
-        function, self.fresh = native.function(self.trace.instructions, self.trace.peaks, layout, self.at)
-        return function
+        exponents = tuple(lattice.exponent for lattice in self.lattices.values())
+        self.frame = _frame(tuple(trace.instructions), len(trace.parameters), layout, exponents, forward)
+        self.P = array("d", (*trace.parameters, *self.frame.numbers))
+        for k, name in self.frame.ends:
+            self.P[k] = done.ends[name]
+        self.function, self.fresh = None, False
+        if native.mode(self.block.device) == "native" and self.frame.code is not None:
+            self.function, self.fresh = native.function(self.frame.code)
 
     def rows(self, done: int, count: int) -> None:
         """Do rows [done, count) of those on the way, which begins with the last row on the way back."""
@@ -106,35 +128,41 @@ class Walk:
         if first < last:
             self._compiled(first, last) if self.function else self._on_tensors(first, last)
 
+    def squared(self) -> Sequence[torch.Tensor]:
+        """Sums of squares, 0-dimensional, of each name that was wanted; after the last row."""
+        if self.function:
+            return [sums[0] for sums in self.sums]
+        return [folded(sums, CHUNK) for sums in self.sums]
+
     def _compiled(self, first: int, last: int) -> None:
         block, operands, peaks = self.block, self.operands, len(self.peaks)
-        found = np.zeros(peaks + 2, np.int64)
-        gradients, weights = (_addresses(x or ()) for x in (operands.gradients, operands.weights))
-        threads, blocks = torch.get_num_threads(), -(-block.lanes.heads.numel() // BLOCK)
-        numbers = {
-            "first": first,
-            "last": last,
-            "lanes": block.lanes.heads.numel(),
-            "size": block.size,
-            "pieces": len(operands.starts) - 1,
-            "threads": threads,
-            "tile": min(-(-blocks // threads) * BLOCK, TILE),
-        }
-        arrays = {"starts": operands.starts, "gradients": gradients, "weights": weights, "P": self.P, "found": found}
-        pointers = {name: x.ctypes.data for name, x in arrays.items()}
-        pointers |= {"squares": self.sums.data_ptr()}
-        heads = [lanes.heads.data_ptr() for lanes in block.tapes]
-        native.call(self.function, numbers, pointers, [x.n.data_ptr() for x in self.lattices.values()], heads)
-        largest = found[:peaks].view(np.float64).tolist()
-        self.peaks = [max(a, b) if b == b else b for a, b in zip(self.peaks, largest, strict=True)]
+        found = array("q", bytes(8 * (peaks + 2)))
+        gradients, weights = (
+            array("q", [t.data_ptr() for t in x or ()]) for x in (operands.gradients, operands.weights)
+        )
+        lanes, threads = block.lanes.heads.numel(), torch.get_num_threads()
+        tile = min(-(-lanes // BLOCK // threads) * BLOCK, TILE)
+        final = self.finished + last - first == self.span[1] - self.span[0]
+        native.call(
+            self.function,
+            numbers=(first, last, lanes, block.size, len(operands.weights), threads, tile, final),
+            operands=(operands.starts, gradients, weights),
+            lattices=[x.n.data_ptr() for x in self.lattices.values()],
+            heads=[tape.heads.data_ptr() for tape in block.tapes],
+            others=(self.P, found),
+            squares=self.sums.data_ptr() if self.squares else 0,
+        )
+        self.peaks = [
+            max(a, b) if b == b else b for a, b in zip(self.peaks, array("d", found[:peaks].tobytes()), strict=True)
+        ]
         self.edited |= bool(found[peaks])
-        self.check += int(found[peaks + 1])
+        self.check += found[peaks + 1]
         self.finished += last - first
 
     def _on_tensors(self, first: int, last: int) -> None:
         block, operands = self.block, self.operands
         lanes, reads = block.lanes.heads.numel(), any(i[0] == "gradient" for i in self.trace.instructions)
-        P = torch.from_numpy(self.P).to(block.device)
+        P = torch.tensor(self.P, dtype=torch.float64, device=block.device)
         evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
         steps = [i[:2] if i[0] == "exchange" else i for i in self.trace.instructions]  # n and d are parameters
         for row in range(first, last) if self.forward else reversed(range(first, last)):
@@ -147,9 +175,11 @@ class Walk:
                 (x, x.clone()) for x in (*n.values(), *{id(h): h for h in used.values()}.values(), w) if x is not None
             ]
             try:
-                peaks, edited = evaluate(steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.at)
+                peaks, edited = evaluate(
+                    steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.frame.at
+                )
                 idle = {name: heads[stop - start :] for name, heads in used.items()}
-                rowwise.idle_(self.trace.instructions, idle, P, self.at)
+                rowwise.idle_(self.trace.instructions, idle, P, self.frame.at)
             except BaseException:
                 for x, before in held:
                     x.copy_(before)
@@ -165,7 +195,3 @@ class Walk:
                 x = n[name].to(torch.float64).mul_(2.0 ** -self.lattices[name].exponent)
                 sums = chunk_sums(x * x, CHUNK)
                 self.sums[i, row * groups : row * groups + len(sums)] = sums
-
-
-def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:
-    return np.array([t.data_ptr() for t in tensors], np.int64)

@@ -130,13 +130,15 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """
         with interrupt.critical() as section, torch.no_grad():
             try:
-                inside = self.evaluates_inside(present(self))
+                settings = present(self)
+                inside = self.evaluates_inside(settings)
                 if inside is not None:
                     return inside(self, closure, section)
                 if closure is not None:
                     with torch.enable_grad(), section.interruptible():
                         loss = closure()
-                self._advance(loss)
+                    settings = present(self)
+                self._advance(loss, settings)
             except BaseException:
                 self.passes.give_up()
                 raise
@@ -144,8 +146,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
                 flat.release(self._slots)
         return loss
 
-    def _advance(self, loss: Any) -> None:
-        settings = present(self)
+    def _advance(self, loss: Any, settings: Settings) -> None:
         serial.refuse_other_state(self)
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]

@@ -11,7 +11,7 @@ from ..exact import Part, World, random, scalar, sum_of_squares
 from . import flat
 from .adam import require_decay
 from .base import ReversibleOptimizer
-from .settings import present, require, require_number
+from .settings import Settings, present, require, require_number
 
 
 class Descent(ReversibleOptimizer):
@@ -67,10 +67,10 @@ class Descent(ReversibleOptimizer):
                 "(c = 1); such steps are counted in `skipped_rescales`. Remedy: a smaller lr or larger batches.",
             )
 
-    def _advance(self, loss: Any) -> None:
+    def _advance(self, loss: Any, settings: Settings) -> None:
         energy = self.energy
         try:
-            super()._advance(loss)
+            super()._advance(loss, settings)
         except BaseException:
             self.energy = energy
             raise

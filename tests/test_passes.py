@@ -102,6 +102,8 @@ def test_one_flipped_bit_is_noticed(place):
     [
         "sgd-dampened-decayed",
         "sgd-int32",
+        "sgd-int32-momentum",
+        "adamw-int32-weights",
         "adam-decayed",
         "adamw-decayed",
         "ecd-rescale",

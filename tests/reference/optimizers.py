@@ -57,11 +57,21 @@ RECORDS = {
     ),
     "sgd-frictionless": Record(SGD, {"lr": 1e-3, "momentum": 1.0}, torch.optim.SGD),
     "sgd-int32": Record(SGD, {"lr": 0.05, "momentum": 0.9}, None, FRICTION, INT32, HALF),
+    "sgd-int32-momentum": Record(
+        SGD, {"lr": 0.05, "momentum": 0.9}, None, FRICTION, {"lattice": {"p": torch.int32}}, HALF
+    ),
     "adam": Record(ADAM_, {"lr": 1e-3}, torch.optim.Adam, ADAM, lossy={"betas": (0.5, 0.6)}),
     "adam-decayed": Record(ADAM_, {"lr": 1e-3, "weight_decay": 0.1}, torch.optim.Adam, ADAM),
     "adam-maximize": Record(ADAM_, {"lr": 1e-4, "maximize": True}, torch.optim.Adam, ADAM),
     "adamw": Record(ADAMW, {"lr": 1e-3, "weight_decay": 0.0}, torch.optim.AdamW, ADAM, lossy={"betas": (0.5, 0.6)}),
     "adamw-decayed": Record(ADAMW, {"lr": 2e-3, "weight_decay": 0.1}, torch.optim.AdamW, ADAM - math.log2(1 - 2e-4)),
+    "adamw-int32-weights": Record(
+        ADAMW,
+        {"lr": 2e-3, "weight_decay": 0.1},
+        None,
+        ADAM - math.log2(1 - 2e-4),
+        {"lattice": {"q": torch.int32}, "resolution": 2.0**-24},
+    ),
     "ecd": Record(ECD, {"lr": 0.05, "delta_energy": 0.5, "weight_decay": 1e-3}),
     "ecd-friction": Record(
         ECD, {"lr": 0.05, "delta_energy": 0.5, "weight_decay": 1e-3, "momentum": 0.9}, bits=FRICTION, lossy=HALF

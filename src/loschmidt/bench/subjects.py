@@ -10,6 +10,7 @@ import torch
 from .. import optim
 from ..exact import random
 from ..optim import ReversibleOptimizer
+from ..optim.integers import integer_types
 
 LOSS = 0.7
 """What ECD is told, where gradients are given and there is no model."""
@@ -25,8 +26,8 @@ class Subject:
         settings: of that class.
         twin: the class in torch.optim that it is compared with (ECD has none there: SGD with momentum).
         twin_settings: of that class.
-        lattices: how many integers a parameter has.
-        rereads: of them, how many are read once more because a step needs a sum over all parameters in the middle.
+        lattices: names of the integers that a parameter has.
+        rereads: those that are read once more because a step needs a sum over all parameters in the middle.
         twin_floats: floats of state a parameter has in torch.
         target: what its step may take at most, as a multiple of the fused twin's, at 10 million parameters.
         more: the most bytes a parameter may hold above the twin.
@@ -37,17 +38,12 @@ class Subject:
     settings: dict[str, Any]
     twin: str
     twin_settings: dict[str, Any]
-    lattices: int
+    lattices: tuple[str, ...]
     twin_floats: int
     target: float
     more: int
-    rereads: int = 0
+    rereads: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def integer_bytes(self) -> int:
-        """Bytes of one integer."""
-        return 4 if self.options.get("lattice") is torch.int32 else 8
 
     def make(self, parameters: Sequence[torch.nn.Parameter]) -> ReversibleOptimizer:
         """The reversible optimizer."""
@@ -59,7 +55,8 @@ class Subject:
 
     def bytes_moved(self) -> int:
         """Bytes a parameter that a step must read and write: integers both ways, gradient, weights both ways."""
-        return self.integer_bytes * (2 * self.lattices + self.rereads) + 4 + 8
+        types = integer_types(self.options.get("lattice", torch.int64), self.lattices)
+        return sum(types[name].itemsize for name in (*self.lattices, *self.lattices, *self.rereads)) + 4 + 8
 
     def twin_bytes_moved(self) -> int:
         """The same for the twin."""
@@ -69,16 +66,18 @@ class Subject:
 _SGD = {"lr": 1e-3, "momentum": 0.9}
 _ADAMW = {"lr": 1e-3, "weight_decay": 0.01}
 _INT32 = {"lattice": torch.int32, "resolution": 2.0**-24}
-_LIKE_SGD = {"twin": "SGD", "twin_settings": _SGD, "lattices": 2, "twin_floats": 1, "more": 8}
-_LIKE_ADAM = {"lattices": 3, "twin_floats": 2, "target": 3.0, "more": 12}
+_INT32_WEIGHTS = {"lattice": {"q": torch.int32}, "resolution": 2.0**-24}
+_LIKE_SGD = {"twin": "SGD", "twin_settings": _SGD, "lattices": ("q", "p"), "twin_floats": 1, "more": 8}
+_LIKE_ADAM = {"lattices": ("q", "m", "v"), "twin_floats": 2, "target": 3.0, "more": 12}
 
 SUBJECTS = (
     Subject("SGD int64", "SGD", _SGD, target=2.0, **_LIKE_SGD),
     Subject("SGD int32", "SGD", _SGD, target=2.0, options=_INT32, **_LIKE_SGD),
-    Subject("ECD int64", "ECD", {"lr": 0.02}, target=3.5, rereads=1, **_LIKE_SGD),
-    Subject("ECD int32", "ECD", {"lr": 0.02}, target=2.0, rereads=1, options=_INT32, **_LIKE_SGD),
+    Subject("ECD int64", "ECD", {"lr": 0.02}, target=3.5, rereads=("p",), **_LIKE_SGD),
+    Subject("ECD int32", "ECD", {"lr": 0.02}, target=2.0, rereads=("p",), options=_INT32, **_LIKE_SGD),
     Subject("Adam", "Adam", {"lr": 1e-3}, "Adam", {"lr": 1e-3}, **_LIKE_ADAM),
     Subject("AdamW", "AdamW", _ADAMW, "AdamW", _ADAMW, **_LIKE_ADAM),
+    Subject("AdamW, q int32", "AdamW", _ADAMW, "AdamW", _ADAMW, options=_INT32_WEIGHTS, **_LIKE_ADAM),
 )
 
 

@@ -246,8 +246,7 @@ class Lanes:
 
     def _pop_low(self, lanes: torch.Tensor | None) -> np.ndarray:
         heads = self.heads if lanes is None else self.heads[lanes]
-        bits = (heads + 2.0**52).view(torch.int64)  # heads are below 2**52: their last bits are those of the integer
-        words = bits.to(torch.int16).cpu().numpy().view(np.uint16)
+        words = heads.to(torch.int64).to(torch.int16).cpu().numpy().view(np.uint16)  # the last 16 bits
         heads.mul_(2.0**-_WORD).floor_()
         if lanes is not None:
             self.heads[lanes] = heads

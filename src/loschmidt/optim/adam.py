@@ -17,6 +17,7 @@ import torch
 from ..exact import Contract, Op, Part, Shear
 from . import energy
 from .base import ReversibleOptimizer
+from .integers import LatticeTypes, integer_types
 from .settings import require, require_number
 from .sgd import decayed_gradient
 
@@ -38,11 +39,12 @@ class Adam(ReversibleOptimizer):
         amsgrad: refused when true.
         maximize: ascend.
         resolution: of the parameters' lattice, a power of two.
-        lattice: torch.int64; int32 has too few bits for v.
+        lattice: torch.int64; or {"q": torch.int32}, which holds the parameters in 32 bits (then pass a resolution like
+            2**-24) and the moments in 64: they span more.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
-        InvalidSetting: amsgrad, b1 = 0, int32, sparse or complex or float16 parameters, unknown options.
+        InvalidSetting: amsgrad, b1 = 0, moments in int32, sparse or complex or float16 parameters, unknown options.
 
     Source: Kingma and Ba, arXiv 1412.6980, algorithm 1.
     """
@@ -61,12 +63,14 @@ class Adam(ReversibleOptimizer):
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):
-        why = f"{type(self).__name__}'s second moment spans more than 32 bits (a pilot diverged)"
-        require(lattice is not torch.int32, "lattice", lattice, why, "use torch.int64.")
+        types = integer_types(lattice, ["q", *self.lattices])
+        why = f"{type(self).__name__}'s moments span more than 32 bits (a pilot diverged)"
+        remedy = 'use torch.int64, or {"q": torch.int32} for the parameters alone.'
+        require(types["m"] is types["v"] is torch.int64, "lattice", lattice, why, remedy)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         options["amsgrad"] = amsgrad
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
@@ -106,7 +110,8 @@ class AdamW(Adam):
         amsgrad: refused when true.
         maximize: ascend.
         resolution: of the parameters' lattice, a power of two.
-        lattice: torch.int64; int32 has too few bits for v.
+        lattice: torch.int64; or {"q": torch.int32}, which holds the parameters in 32 bits (then pass a resolution like
+            2**-24) and the moments in 64: they span more.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
@@ -128,7 +133,7 @@ class AdamW(Adam):
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):

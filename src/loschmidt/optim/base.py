@@ -11,9 +11,10 @@ from .. import exact, interrupt
 from ..errors import BelowResolution, InvalidSetting, NonFinite, OutOfReach
 from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
 from . import composed, flat, groups, record, serial
+from .integers import LatticeTypes, integer_types
 from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients
 from .replay import Passes
-from .settings import Settings, present, refuse_options, require, require_number
+from .settings import Settings, present, refuse_options, require_number
 
 Closure = Callable[[], Any]
 
@@ -37,6 +38,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         passes: what the forward passes of the step in progress did to buffers (see `replay`).
         carried: scalars that live longer than a step (ECD's energy shell, the lowest loss so far), by name.
         seed: key of random draws (scattering, `replay`, the tape's reserve).
+        integer_types: dtype of each lattice's integers, by name.
     """
 
     lattices: ClassVar[dict[str, float | None]] = {}
@@ -60,14 +62,13 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         defaults: dict[str, Any],
         *,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ):
         refuse_options(type(self).__name__, options or {}, defaults)
-        known = lattice in (torch.int64, torch.int32)
-        require(known, "lattice", lattice, "not a supported type of integer", "use torch.int64 or torch.int32.")
-        self.resolution, self.lattice, self.seed = resolution, lattice, seed
+        self.integer_types = integer_types(lattice, ["q", *self.lattices])
+        self.resolution, self.seed = resolution, seed
         e = exact.exponent_of(resolution)
         finer = {k: e if r is None else max(e, round(-math.log2(r))) for k, r in self.lattices.items()}
         self._exponents = {"q": e} | finer

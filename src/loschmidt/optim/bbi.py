@@ -34,6 +34,7 @@ from .descent import (
     starts,
     to_shell,
 )
+from .integers import LatticeTypes
 from .settings import require, require_number
 
 _ROUNDS = 4  # of pairs in a bounce
@@ -66,7 +67,7 @@ class BBI(Descent):
         patience: bounce when so many steps have passed without a new lowest potential, or since the last such bounce
             (T_1; 3000 in the published code); 0 for never.
         resolution: distance of neighbouring lattice points, a power of two.
-        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
+        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24); or by name, as {"p": torch.int32}.
         seed: key of bounces, scattering and of the tape's reserve.
 
     Attributes:
@@ -98,7 +99,7 @@ class BBI(Descent):
         patience: int = 0,
         *,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):

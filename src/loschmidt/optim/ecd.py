@@ -24,6 +24,7 @@ from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World
 from . import control, energy
 from .composed import AUTO
 from .descent import Descent, decoupled_decay, downhill, force, potential, reachable, scatter, starts, to_shell
+from .integers import LatticeTypes
 from .settings import Settings, plain, require, require_number
 
 ALL = "give all groups the same."
@@ -63,7 +64,7 @@ class ECD(Descent):
         tolerance: with lr="auto": by how much H may change over a run, as an aim; a step may change it by a hundredth.
         mirrored: steps are done in reverse order; see `reverse_time`, which sets it.
         resolution: distance of neighbouring lattice points, a power of two.
-        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
+        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24); or by name, as {"p": torch.int32}.
         seed: key of scattering and of the tape's reserve.
 
     Attributes:
@@ -111,7 +112,7 @@ class ECD(Descent):
         mirrored: bool = False,
         *,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):

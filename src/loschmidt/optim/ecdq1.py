@@ -25,6 +25,7 @@ from ..errors import InvalidSetting, NonFinite
 from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, scalar
 from . import energy
 from .descent import Descent, decoupled_decay, downhill, force, potential, scatter, starts
+from .integers import LatticeTypes
 from .settings import require, require_number
 
 _SMALLEST = 2.0**-30  # factor of a rescaling: 30 bits a parameter
@@ -54,7 +55,7 @@ class ECDq1(Descent):
             released code; for contrast only. That is no Hamiltonian flow: there is no energy, and rotations that mix
             tensors conserve nothing.
         resolution: distance of neighbouring lattice points, a power of two.
-        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
+        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24); or by name, as {"p": torch.int32}.
         seed: key of scattering and of the tape's reserve.
 
     Attributes:
@@ -86,7 +87,7 @@ class ECDq1(Descent):
         projection: Literal["global", "per-tensor"] = "global",
         *,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):

@@ -1,6 +1,6 @@
 """Parameters laid out flat: one block of lattices for each (param group, device, dtype)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -93,7 +93,7 @@ def build(
     parameters: Iterable[tuple[str, torch.nn.Parameter]],
     first_index: int,
     exponents: dict[str, int],
-    dtype: torch.dtype,
+    types: Mapping[str, torch.dtype],
     seed: int,
     decays: bool = False,
 ) -> list[Slot]:
@@ -104,20 +104,20 @@ def build(
         parameters: names and parameters, in the group's order.
         first_index: index of the first.
         exponents: e of each lattice's resolution 2**-e, "q" among them; the others start at zero.
-        dtype: torch.int64 or torch.int32.
+        types: of each lattice's integers, torch.int64 or torch.int32.
         seed: key of the tape's starting heads.
         decays: whether drifts contract "q": deep blocks then have lanes of their own for it.
     """
     named = list(parameters)
     # Everything is rounded before anything is written, so that a refused value leaves all weights as they were.
-    integers = [to_lattice(p, exponents["q"], dtype, name).reshape(-1) for name, p in named]
+    integers = [to_lattice(p, exponents["q"], types["q"], name).reshape(-1) for name, p in named]
     slots: list[Slot] = []
     kinds = [(p.device, p.dtype) for _, p in named]
     for number, (device, kind) in enumerate(dict.fromkeys(kinds)):
         mine = [i for i, other in enumerate(kinds) if other == (device, kind)]
-        q = torch.cat([integers[i] for i in mine]) if mine else torch.empty(0, dtype=dtype, device=device)
+        q = torch.cat([integers[i] for i in mine]) if mine else torch.empty(0, dtype=types["q"], device=device)
         block = Block(
-            {k: Lattice(q if k == "q" else torch.zeros_like(q), e) for k, e in exponents.items()},
+            {k: Lattice(q if k == "q" else torch.zeros_like(q, dtype=types[k]), e) for k, e in exponents.items()},
             Lanes(q.numel(), (seed, group, number), device),
             dtype=kind,
             key=(group, number),

@@ -32,7 +32,9 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
     add_to_torchs(param_group | {"params": params})
     try:
         named = list(zip(names, optimizer.param_groups[-1]["params"], strict=False))
-        new = flat.build(group, named, at, optimizer._exponents, optimizer.lattice, optimizer.seed, _decays(optimizer))
+        new = flat.build(
+            group, named, at, optimizer._exponents, optimizer.integer_types, optimizer.seed, _decays(optimizer)
+        )
     except BaseException:
         optimizer.param_groups.pop()
         raise

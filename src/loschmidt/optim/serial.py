@@ -16,6 +16,7 @@ from .. import interrupt
 from ..errors import InvalidSetting, LoschmidtError
 from ..exact import Journal, Lanes, exponent_of, to_lattice
 from . import flat
+from .integers import described
 from .settings import Settings, as_tuples, plain, present, put
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "format": FORMAT,
         "class": type(optimizer).__name__,
         "resolution": optimizer.resolution,
-        "lattice": str(optimizer.lattice).removeprefix("torch."),
+        "lattice": described(optimizer.integer_types),
         "seed": optimizer.seed,
         "carried": {k: v.hex() for k, v in optimizer.carried.items()},
         "settings": optimizer._settings,
@@ -155,7 +156,7 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
             f"this state_dict has format {meta['format']}; this version reads {FORMAT}.",
             "use the version of loschmidt that wrote it.",
         )
-    mine, lattice = type(optimizer).__name__, str(optimizer.lattice).removeprefix("torch.")
+    mine, lattice = type(optimizer).__name__, described(optimizer.integer_types)
     for what, theirs, ours in (("class", meta["class"], mine), ("lattice", meta["lattice"], lattice)):
         if theirs != ours:
             raise InvalidSetting(f"this state_dict is of {what} {theirs}, the optimizer of {ours}.", f"use {theirs}.")

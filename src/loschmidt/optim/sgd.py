@@ -16,6 +16,7 @@ import torch
 from ..exact import Contract, Op, Part, Shear
 from . import energy
 from .base import ReversibleOptimizer
+from .integers import LatticeTypes
 from .settings import require, require_number
 
 
@@ -42,7 +43,7 @@ class SGD(ReversibleOptimizer):
         nesterov: refused when true.
         maximize: ascend.
         resolution: distance of neighbouring lattice points, a power of two.
-        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24).
+        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24); or by name, as {"p": torch.int32}.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
@@ -65,7 +66,7 @@ class SGD(ReversibleOptimizer):
         *,
         maximize: bool = False,
         resolution: float = 2.0**-40,
-        lattice: torch.dtype = torch.int64,
+        lattice: LatticeTypes = torch.int64,
         seed: int = 0,
         **options: Any,
     ):

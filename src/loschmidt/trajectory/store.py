@@ -18,6 +18,7 @@ from ..exact import digest
 from ..files import written_atomically
 from ..optim import ReversibleOptimizer, serial
 from ..optim.buffers import Buffers
+from ..optim.integers import from_description
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
 from . import surroundings
@@ -265,7 +266,7 @@ def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
     if kind not in known:
         raise InvalidSetting(f"the run was made with optimizer {kind}.", "import the module that defines it first.")
     parameters, meta = surroundings.parameters(model), json.loads(about["meta"])
-    lattice = {"int64": torch.int64, "int32": torch.int32}[meta["lattice"]]
+    lattice = from_description(meta["lattice"])
     named = any("param_names" in g for g in about["groups"])
     groups = [{"params": [(n, parameters[n]) if named else parameters[n] for n in g["names"]]} for g in about["groups"]]
     try:

@@ -39,7 +39,7 @@ def flip_byte(path: Path, place: int = -1) -> None:
 # -- commits and resuming ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "ECD-rescaled", "ECD-decoupled"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "AdamW-int32", "ECD-rescaled", "ECD-decoupled"])
 def test_a_run_goes_on_from_its_folder_on_either_leg_with_the_same_bits(name, tmp_path):
     good = digests(name, 0, 40, 70, 120)
     traj = run(name, tape=tmp_path, commit_every=25)

@@ -17,7 +17,9 @@ import loschmidt as lo
 from reference.bits import differences, flip
 from reference.optimizers import RECORDS, Loop
 
-NAMES = ["sgd", "sgd-int32", "adamw-decayed", "ecd-rescale"]
+NAMES = ["sgd", "sgd-int32", "adamw-decayed", "adamw-int32-weights", "ecd-rescale"]
+
+NARROW = {"lattice": {"q": torch.int32}, "resolution": 2.0**-20}
 
 
 def saved(state):
@@ -73,12 +75,12 @@ def test_a_loaded_state_near_the_lattice_s_end_goes_on_alike(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_integer_state_is_integer_and_a_copy(name):
     loop = Loop(name).forward(3)
-    dtype = RECORDS[name].lattice.get("lattice", torch.int64)
     state = loop.optimizer.state_dict()
-    integers = [x for values in state["state"].values() for k, x in values.items() if k != "step"]
-    assert {x.dtype for x in integers} == {dtype}
+    integers = [(k, x) for values in state["state"].values() for k, x in values.items() if k != "step"]
+    narrow = {"sgd-int32": "qp", "adamw-int32-weights": "q"}.get(name, "")
+    assert all(x.dtype is (torch.int32 if k in narrow else torch.int64) for k, x in integers)
     turn = loop.bits()
-    for x in integers:
+    for _, x in integers:
         x.zero_()
     assert not differences(turn, loop.bits())
 
@@ -120,6 +122,10 @@ def foreign_states():
         "empty": ({"state": {}, "param_groups": []}, "not one of"),
         "of Adam": (Loop("adam").optimizer.state_dict(), "class Adam"),
         "int32": (Loop("sgd-int32").optimizer.state_dict(), "lattice int32"),
+        "int32 weights": (
+            lo.optim.SGD(Loop("sgd").model.parameters(), **NARROW).state_dict(),
+            "'q': 'int32', 'p': 'int64'",
+        ),
         "of other shapes": (lo.optim.SGD(shapes).state_dict(), r"of shape \(9, 5\) as 'q' of 0.weight"),
         "cast to floats": (cast, "torch.float32.*as 'p' of 1.weight"),
         "without a parameter": (short, "nothing as 'q' of 0.bias"),

@@ -14,6 +14,10 @@ OPTIMIZERS: dict[str, tuple[type, dict[str, Any]]] = {
     "SGD": (lo.optim.SGD, {"lr": 0.05, "weight_decay": 1e-3}),
     "Adam": (lo.optim.Adam, {"lr": 0.005}),
     "AdamW": (lo.optim.AdamW, {"lr": 0.005, "weight_decay": 0.1}),
+    "AdamW-int32": (
+        lo.optim.AdamW,
+        {"lr": 0.005, "weight_decay": 0.1, "lattice": {"q": torch.int32}, "resolution": 2.0**-24},
+    ),
     "ECD": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 1e-3}),
     "ECD-rescaled": (lo.optim.ECD, {"lr": 0.2, "delta_energy": 2.0, "nu": 1e-4, "conserve": "rescale"}),
     "ECD-decoupled": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 0.1, "decoupled": True}),

@@ -23,6 +23,7 @@ class Course:
 
     Attributes:
         reads_gradient: whether any of them does.
+        shape: all instructions, exchanges without their n and d.
         moves: peaks, exchanges and shears, in order.
         pairs: n and d of each lattice's exchanges, in order.
         shears: the numbers of its shears' peaks.
@@ -32,6 +33,7 @@ class Course:
     """
 
     reads_gradient: bool
+    shape: "tuple[Instruction, ...]"
     moves: "tuple[Instruction, ...]"
     pairs: dict[str, Pairs] = field(default_factory=dict)
     shears: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -44,7 +46,8 @@ class Course:
 def course(instructions: "tuple[Instruction, ...]") -> Course:
     """Of these instructions; see `trace`."""
     moves = tuple(i for i in instructions if i[0] in ("peak", "exchange", "shear"))
-    out = Course(any(i[0] == "gradient" for i in instructions), moves)
+    shape = tuple(i[:2] if i[0] == "exchange" else i for i in instructions)
+    out = Course(("gradient",) in instructions, shape, moves)
     for name in dict.fromkeys(i[1] for i in moves if i[0] != "peak"):
         pairs = tuple(i[2:] for i in moves if i[:2] == ("exchange", name))
         shears = tuple(i[4] for i in moves if i[:2] == ("shear", name))

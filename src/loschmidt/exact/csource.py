@@ -12,6 +12,7 @@ instruction on most processors. What makes it exact:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -107,16 +108,36 @@ class Layout:
     chunk: int
 
 
-def printed(instructions: Sequence[Instruction], layout: Layout, constants: dict) -> str:
+def places(instructions: Sequence[Instruction], layout: Layout, first: int) -> dict[Any, int]:
+    """Where P holds what exchanges and lattices need, after the trace's parameters.
+
+    Args:
+        instructions: see `trace`.
+        layout: which lattices.
+        first: how many parameters the trace has.
+
+    Returns:
+        ("exchange", number, "n" | "d" | "minus" | "rn" | "rd"): n, d, n - d, 1/n, 1/d of that instruction.
+        ("scale", lattice): 2**-e. ("end", lattice): from where on an update is left out. ("shift" | "split" | "unsplit"
+        | "offset", lattice): s, 2**s, 2**-s and 2**(63 - s), where far integers are split.
+    """
+    exchanges = [k for k, i in enumerate(instructions) if i[0] == "exchange"]
+    keys: list[Any] = [("exchange", k, x) for k in exchanges for x in ("n", "d", "minus", "rn", "rd")]
+    each = ("scale", "end", "shift", "split", "unsplit", "offset")
+    keys += [(key, name) for name in layout.lattices for key in each]
+    return {key: first + i for i, key in enumerate(keys)}
+
+
+def printed(instructions: Sequence[Instruction], layout: Layout, at: dict[Any, int], forward: bool) -> str:
     """C source of a pass.
 
     Args:
         instructions: see `trace`.
-        layout: see there.
-        constants: index in P of what exchanges and lattices need: ("exchange", number, "n" | "d" | "a" | "rn" |
-            "rd"), ("split", lattice) for 2**s and its inverse beside it, ("scale", lattice) for 2**-e.
+        layout: of its operands.
+        at: see `places`.
+        forward: which way.
     """
-    body = _Body(layout, constants)
+    body = _Body(layout, at, forward)
     for number, instruction in enumerate(instructions):
         body.add(number, instruction)
     body.finish()
@@ -212,12 +233,11 @@ void run(const Args *a) {{
 class _Body:
     """Lines of the innermost loop."""
 
-    def __init__(self, layout: Layout, constants: dict):
-        self.layout, self.at, self.lines, self.idles = layout, constants, [], []
+    def __init__(self, layout: Layout, at: dict[Any, int], forward: bool):
+        self.layout, self.at, self.forward, self.lines, self.idles = layout, at, forward, [], []
         self.now: dict[str, tuple[str, ...]] = {}  # a lattice's present variables: (x,) or (H, W)
         self.heads: dict[int, str] = {}  # the present variable of each head that is used
         self.fresh, self.used, self.touched = 0, set(), []
-        self.forward = constants["forward"]
         self.plain: dict[str, str] = {}
 
     def _let(self, text: str, kind: str = "double") -> str:

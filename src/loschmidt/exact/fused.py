@@ -57,7 +57,7 @@ class Operands:
         self.starts = array("q", (0, *itertools.accumulate(sizes)))
         self.originals, self.inspect = list(weights), inspect
         self.weights = [w if w.is_contiguous() else w.detach().contiguous() for w in weights]
-        self.gradients = None if gradients is None else [g.contiguous() for g in gradients]
+        self.gradients = None if gradients is None else [g if g.is_contiguous() else g.contiguous() for g in gradients]
 
     def written(self) -> None:
         """Weights were written: copy those that do not lie flat, and tell autograd."""

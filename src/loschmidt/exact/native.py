@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidSetting
-from .csource import Layout, printed
+from .csource import Layout, places, printed
 from .digest import digest
 from .trace import Instruction
 
@@ -102,21 +102,25 @@ def mode(device: torch.device) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """Passes with the same C source. One object for each (see `code`), so that it is found by its identity."""
+    """Passes with the same C source; one object for each, so that it is found by its identity.
 
-    instructions: tuple[Instruction, ...]
+    Attributes:
+        shape: the instructions without the n and d of exchanges, which are in P.
+        layout: of the operands.
+        at: see `csource.places`.
+        forward: which way.
+    """
+
+    shape: tuple[Instruction, ...]
     layout: Layout
-    at: tuple[tuple[Any, Any], ...]
+    at: dict[Any, int]
+    forward: bool
 
 
 @functools.cache
-def _code(*given: Any) -> Code:
-    return Code(*given)
-
-
-def code(instructions: tuple[Instruction, ...], layout: Layout, at: tuple[tuple[Any, Any], ...]) -> Code:
-    """That of a pass; `at`: where in P there is what exchanges and lattices need, as items of a dict."""
-    return _code(tuple(i[:2] if i[0] == "exchange" else i for i in instructions), layout, at)  # n and d are in P
+def code(shape: tuple[Instruction, ...], layout: Layout, parameters: int, forward: bool) -> Code:
+    """That of a pass whose trace has so many parameters."""
+    return Code(shape, layout, places(shape, layout, parameters), forward)
 
 
 _functions: dict[Code, Any] = {}
@@ -129,7 +133,7 @@ def function(code: Code) -> tuple[Any, bool]:
     """
     new = code not in _functions
     if new:
-        _functions[code] = build(printed(code.instructions, code.layout, dict(code.at)))
+        _functions[code] = build(printed(code.shape, code.layout, code.at, code.forward))
     return _functions[code], new
 
 

@@ -106,10 +106,12 @@ def bits(x: torch.Tensor) -> torch.Tensor:
     return x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
-def idle_(instructions: Sequence[Instruction], idle: dict[str, torch.Tensor], P: torch.Tensor, at: dict) -> None:
+def idle_(
+    instructions: Sequence[Instruction], idle: dict[str, torch.Tensor], P: torch.Tensor, at: dict, forward: bool
+) -> None:
     """What exchanges do to lanes that the last row does not reach: x = 0, so u comes back as the remainder."""
     for number, (op, *a) in enumerate(instructions):
-        if op == "exchange" and idle[a[0]].numel() and idles(*(a[1:] if at["forward"] else a[:0:-1])):
+        if op == "exchange" and idle[a[0]].numel() and idles(*(a[1:] if forward else a[:0:-1])):
             n, d = P[at["exchange", number, "n"]], P[at["exchange", number, "d"]]
             heads = idle[a[0]]
             above = (heads / n).floor()

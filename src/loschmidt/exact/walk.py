@@ -4,8 +4,7 @@ import functools
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,53 +23,26 @@ TILE = 32768
 """Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """What the walks of all steps with the same instructions over the same kind of lattices share.
-
-    Attributes:
-        at: where in P there is what exchanges and lattices need.
-        numbers: P from where the trace's parameters end.
-        ends: where in P there are the ends of lattices, which change with their bounds.
-        code: to be compiled; None if a far lattice cannot be split for these exchanges.
-    """
-
-    at: dict[Any, Any]
-    numbers: list[float]
-    ends: list[tuple[int, str]]
-    code: native.Code | None
-
-
 @functools.lru_cache(1024)  # a schedule of a decay makes new ones
-def _frame(
-    instructions: tuple[Instruction, ...], first: int, layout: Layout, exponents: tuple[int, ...], forward: bool
-) -> _Frame:
-    at: dict[Any, Any] = {"forward": forward}
-    numbers: list[float] = []
+def _numbers(
+    instructions: tuple[Instruction, ...], layout: Layout, exponents: tuple[int, ...]
+) -> tuple[list[float], bool]:
+    """What P holds besides parameters, in the order of `csource.places`; the ends of lattices are put in later.
+
+    And whether far lattices can be split for these exchanges.
+    """
+    exchanges = [i[1:] for i in instructions if i[0] == "exchange"]
+    numbers = [x for _, n, d in exchanges for x in (n, d, n - d, 1 / n, 1 / d)]
     splittable = True
-
-    def put(key: Any, value: float) -> None:
-        at[key] = first + len(numbers)
-        numbers.append(float(value))
-
-    exchanges = [(k, i) for k, i in enumerate(instructions) if i[0] == "exchange"]
-    for k, (_, _, n, d) in exchanges:
-        for name, value in (("n", n), ("d", d), ("minus", n - d), ("rn", 1 / n), ("rd", 1 / d)):
-            put(("exchange", k, name), value)
     for name, exponent in zip(layout.lattices, exponents, strict=True):
-        put(("scale", name), 2.0**-exponent)
-        put(("end", name), 0.0)
-        mine = [i for _, i in exchanges if i[1] == name]
-        step = max((abs(n - d) for _, _, n, d in mine), default=0)
+        mine = [pair for target, *pair in exchanges if target == name]
+        step = max((abs(n - d) for n, d in mine), default=0)
         low = 13 + math.ceil(math.log2(max(1, step)))
-        high = math.floor(50 - math.log2(max((max(n, d) for _, _, n, d in mine), default=1) + step))
+        high = math.floor(50 - math.log2(max((max(pair) for pair in mine), default=1) + step))
         shift = max(low, min(high, 30))
         splittable &= low <= high or name not in layout.far
-        for key, value in (("shift", shift), ("split", 2.0**shift), ("unsplit", 2.0**-shift)):
-            put((key, name), value)
-        put(("offset", name), 2.0 ** (63 - shift))
-    code = native.code(instructions, layout, tuple(at.items())) if splittable else None
-    return _Frame(at, numbers, [(at["end", name], name) for name in layout.lattices], code)
+        numbers += [2.0**-exponent, 0.0, shift, 2.0**shift, 2.0**-shift, 2.0 ** (63 - shift)]
+    return numbers, splittable
 
 
 class Walk:
@@ -113,13 +85,14 @@ class Walk:
             chunk=CHUNK,
         )
         exponents = tuple(lattice.exponent for lattice in self.lattices.values())
-        self.frame = _frame(tuple(trace.instructions), len(trace.parameters), layout, exponents, forward)
-        self.P = array("d", (*trace.parameters, *self.frame.numbers))
-        for k, name in self.frame.ends:
-            self.P[k] = done.ends[name]
+        numbers, splittable = _numbers(tuple(trace.instructions), layout, exponents)
+        self.code = native.code(trace.course.shape, layout, len(trace.parameters), forward)
+        self.P = array("d", (*trace.parameters, *numbers))
+        for name in self.lattices:
+            self.P[self.code.at["end", name]] = done.ends[name]
         self.function, self.fresh = None, False
-        if native.mode(self.block.device) == "native" and self.frame.code is not None:
-            self.function, self.fresh = native.function(self.frame.code)
+        if splittable and native.mode(self.block.device) == "native":
+            self.function, self.fresh = native.function(self.code)
 
     def rows(self, done: int, count: int) -> None:
         """Do rows [done, count) of those on the way, which begins with the last row on the way back."""
@@ -176,10 +149,10 @@ class Walk:
             ]
             try:
                 peaks, edited = evaluate(
-                    steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.frame.at
+                    steps, n, g, w, {k: h[: stop - start] for k, h in used.items()}, P, self.code.at
                 )
                 idle = {name: heads[stop - start :] for name, heads in used.items()}
-                rowwise.idle_(self.trace.instructions, idle, P, self.frame.at)
+                rowwise.idle_(self.trace.instructions, idle, P, self.code.at, self.forward)
             except BaseException:
                 for x, before in held:
                     x.copy_(before)

@@ -172,7 +172,8 @@ def gather(slots: Sequence[Slot], step: int) -> None:
         block.drop_gradient()
         if is_whole(block, mine):
             block.gradients = partial(_copied, block, mine)
-            block.operands = _operands(block, mine, [g.to(block.dtype) for g in grads], step)
+            given = [g if g.dtype is block.dtype else g.to(block.dtype) for g in grads]
+            block.operands = _operands(block, mine, given, step)
             continue
         block.operands, block.gradients = None, None
         torch._foreach_copy_(_pieces(block.gradient, mine), grads)

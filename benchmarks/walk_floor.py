@@ -33,13 +33,14 @@ build, call = native.build, native.call
 
 def bare(source: str) -> str:
     """The C source of a pass with its loop emptied of arithmetic."""
-    before, loop, after = re.split(r"(?<=IVDEP\n)(  for .*?\n  \}\n)", source, maxsplit=1, flags=re.S)
+    loops = re.compile(r"(?<=\{ i64 i = start \+ j;\n)(.*?)(?=\n    \}\n)", re.S)
+    loop = loops.search(source)[1]
     stored = dict.fromkeys(re.findall(r"\b([xwhs]\d?)\[i\] =", loop))
     loaded = dict.fromkeys(re.findall(r"\b([xgwh]\d?)\[i\]", loop))
     extra = " + ".join(f"(int){name}[i]" for name in loaded if name not in stored) or "1"
-    lines = [f"    {name}[i] {'=' if name[0] == 's' else '+='} {extra};" for name in stored]
-    after = re.sub(r"(u64 unused = 0; \(void\)unused;) found\[\d+\] \+= sum_\w+\(.*?\);", r"\1", after)
-    return f"{before}  for (i64 i = 0; i < m; i++) {{\n" + "\n".join(lines) + f"\n  }}\n{after}"
+    lines = "\n".join(f"    {name}[i] {'=' if name[0] == 's' else '+='} {extra};" for name in stored)
+    source = loops.sub(lines, source)
+    return re.sub(r"(u64 unused = 0; \(void\)unused;) found\[\d+\] \+= sum_\w+\(.*?\);", r"\1", source)
 
 
 @contextmanager

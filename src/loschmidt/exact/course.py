@@ -61,6 +61,21 @@ def course(instructions: "tuple[Instruction, ...]") -> Course:
 
 
 @functools.lru_cache(1024)
+def exchanges(done: Course, apart: bool, forward: bool) -> tuple[tuple[bool, Pairs], ...]:
+    """What is done to lanes a row, each fraction as it is on the way forward; and whether these are the lanes of "q".
+
+    `apart`: whether "q" has lanes of its own.
+    """
+    used: dict[bool, list[tuple[int, int]]] = {}
+    for op, name, *pair in done.moves:
+        if op == "exchange":
+            used.setdefault(apart and name == "q", []).append(tuple(pair))
+    if not forward:
+        used = {of_q: [(d, n) for n, d in reversed(pairs)] for of_q, pairs in used.items()}
+    return tuple((of_q, tuple(pairs)) for of_q, pairs in used.items())
+
+
+@functools.lru_cache(1024)
 def fits_between_rows(pairs: Pairs) -> bool:
     """Whether the tape's words need not move while these are done to a row, each fraction as on the way forward."""
     return in_one_go(pairs) and all(itertools.starmap(pads, pairs))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import native
-from .course import NEAR, fits_between_rows
+from .course import NEAR, Pairs, exchanges, fits_between_rows
 from .lattice import peak
 from .tape import Lanes
 from .trace import Trace, TracedPart, Untraceable
@@ -135,21 +135,15 @@ class Pass:
                     trace.peak_of[number] = known
         finally:
             self.block.changing = ()
-        for _, pairs in self._exchanges(trace, forward):
-            if not fits_between_rows(tuple(pairs)):
-                raise Untraceable("contractions by too much")
+        if not all(fits_between_rows(pairs) for _, pairs in self._exchanges(trace, forward)):
+            raise Untraceable("contractions by too much")
         return trace
 
-    def _exchanges(self, trace: Trace, forward: bool) -> list[tuple[Lanes, list[tuple[int, int]]]]:
+    def _exchanges(self, trace: Trace, forward: bool) -> list[tuple[Lanes, Pairs]]:
         """Lanes that are used, and what is done to them a row, each fraction as it is on the way forward."""
-        used: dict[int, tuple[Lanes, list[tuple[int, int]]]] = {}
-        for op, name, *pair in trace.course.moves:
-            if op == "exchange":
-                lanes = self.block.lanes_of(name)
-                used.setdefault(id(lanes), (lanes, []))[1].append(tuple(pair))
-        if forward:
-            return list(used.values())
-        return [(lanes, [(d, n) for n, d in reversed(pairs)]) for lanes, pairs in used.values()]
+        block = self.block
+        used = exchanges(trace.course, block.drift_lanes is not None, forward)
+        return [(block.drift_lanes if of_q else block.lanes, pairs) for of_q, pairs in used]
 
     def run(self, operands: Operands, shown: bool) -> int:
         """Do it; the sum of the gradient's words, where it was read on the way forward (else 0).

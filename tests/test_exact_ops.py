@@ -584,29 +584,4 @@ def test_seeding_is_isolated():
         inner = draw()
         random.seed_all("inner", 3)
         assert draw() == inner != expected
-    with random.isolated("inner", 3):
-        assert draw() == inner
-        with random.isolated():
-            drawn = draw()
-        with random.isolated("inner", 3):
-            assert draw() == inner != drawn
-        assert draw() == drawn  # goes on
     assert draw() == expected
-
-
-@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64])
-@pytest.mark.parametrize("parts", [(), ("inner", 3)])
-def test_numpys_generator_is_put_back_whatever_it_is(kind, parts):
-    before = np.random.get_bit_generator()
-    try:
-        drawn = []
-        for inside in (False, True):
-            np.random.set_bit_generator(kind(7))
-            first = np.random.randn()  # the other one of a pair waits
-            if inside:
-                with random.isolated(*parts):
-                    np.random.randn(3)
-            drawn.append((first, *np.random.randn(4)))
-        assert drawn[0] == drawn[1]
-    finally:
-        np.random.set_bit_generator(before)

@@ -121,10 +121,13 @@ def foreign_states():
         "of torch.optim": (plain.state_dict(), "floats.*new run"),
         "empty": ({"state": {}, "param_groups": []}, "not one of"),
         "of Adam": (Loop("adam").optimizer.state_dict(), "class Adam"),
-        "int32": (Loop("sgd-int32").optimizer.state_dict(), "lattice int32"),
+        "int32": (
+            Loop("sgd-int32").optimizer.state_dict(),
+            r"of lattice=torch\.int32, the optimizer of lattice=torch\.int64",
+        ),
         "int32 weights": (
             lo.optim.SGD(Loop("sgd").model.parameters(), **NARROW).state_dict(),
-            "'q': 'int32', 'p': 'int64'",
+            r"construct it with lattice=\{'q': torch\.int32, 'p': torch\.int64\}",
         ),
         "of other shapes": (lo.optim.SGD(shapes).state_dict(), r"of shape \(9, 5\) as 'q' of 0.weight"),
         "cast to floats": (cast, "torch.float32.*as 'p' of 1.weight"),

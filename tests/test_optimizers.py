@@ -400,3 +400,25 @@ def test_groups_with_their_own_lr_keep_the_length_of_a_direction(name):
         opt.step(loss=loss)
     square = sum(float((opt.state[x]["p"].double() * opt.resolution).square().sum()) for x in w)
     assert (abs(square - 1) < 1e-3) == (name == "q1")
+
+
+def test_a_closure_may_set_the_learning_rate():
+    def trained(inside):
+        w = torch.nn.Parameter(torch.ones(3))
+        opt = lo.optim.SGD([w], lr=0.1)
+        for step in range(3):
+
+            def closure(step=step):
+                opt.zero_grad()
+                if inside:
+                    opt.param_groups[0]["lr"] = 0.1 / (1 + step)
+                loss = w.square().sum()
+                loss.backward()
+                return loss
+
+            if not inside:
+                opt.param_groups[0]["lr"] = 0.1 / (1 + step)
+            opt.step(closure)
+        return opt.digest()
+
+    assert trained(True) == trained(False)

@@ -338,7 +338,7 @@ def test_sums_that_are_remembered_are_those_of_the_present_state():
 
 
 @COMPILED
-@pytest.mark.parametrize("lanes", [1500, 3000])
+@pytest.mark.parametrize("lanes", [4, 1500, 3000])  # more than 1,024 chunks, and few
 def test_compiled_sums_of_squares_fold_in_the_same_order(lanes, kernels, monkeypatch):
     kernels("native")
     monkeypatch.setattr(tape, "MAX_LANES", lanes)
@@ -420,6 +420,40 @@ def test_a_momentum_that_grows(monkeypatch):
     optimizer = Odd([p], lr=0.01)
     states = walk(optimizer, [p], 40)
     assert walk_back(optimizer, [p], states) == []
+
+
+@COMPILED
+def test_a_sum_is_found_in_a_walk_that_stops_to_move_words(kernels, monkeypatch):
+    monkeypatch.setattr(Odd, "drift", staticmethod(lambda part: part.value("p") / (1 + part.world.square("p"))))
+    monkeypatch.setattr(Odd, "needs", ("p",))
+
+    def states(mode):
+        kernels(mode)
+        p = nn.Parameter(torch.randn(1000, generator=torch.Generator().manual_seed(0)))
+        optimizer = Odd([p], lr=0.1, momentum=0.5)
+        found = walk(optimizer, [p], STEPS)
+        assert walk_back(optimizer, [p], found) == []
+        return found
+
+    assert not any(map(differences, states("eager"), states("native")))
+
+
+@COMPILED
+@pytest.mark.parametrize("settings", [{"conserve": "rescale"}, {"momentum": 0.9}])
+def test_a_momentum_in_32_bits_is_made_coarser(settings, kernels):
+    def scale(step):
+        return (1.0, 1.0, 30.0, 30.0, 0.01)[step % 5]
+
+    def states(mode):
+        kernels(mode)
+        p = nn.Parameter(torch.randn(200, generator=torch.Generator().manual_seed(0)))
+        optimizer = lo.optim.ECD([p], lr=0.02, delta_energy=0.5, lattice={"p": torch.int32}, **settings)
+        found = walk(optimizer, [p], 10, scale)
+        assert any("coarsened" in entry for entry in optimizer.journal.entries.values())
+        assert walk_back(optimizer, [p], found, scale) == []
+        return found
+
+    assert not any(map(differences, states("eager"), states("native")))
 
 
 def test_a_sum_over_all_parameters_must_be_declared(monkeypatch):

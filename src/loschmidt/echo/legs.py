@@ -135,8 +135,8 @@ def floats(plan: LegPlan, folder: Path, tick: Tick) -> dict[str, Any]:
 
     def gradient(step: int) -> tuple[float, list[torch.Tensor]]:
         traj.model.zero_grad()
-        # The random numbers of the exact run, and on the way back once more the same ones.
-        with random.isolated("step", plan.seed, step):
+        with random.isolated():  # the random numbers of the exact run, and on the way back once more the same ones
+            random.seed_all("step", plan.seed, step)
             loss = task.loss(traj.model, traj.data(step))
             loss.backward()
         return float(loss.detach()), [p.grad for p in parameters]

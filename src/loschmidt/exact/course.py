@@ -42,7 +42,7 @@ class Course:
     nearly: set[str] = field(default_factory=set)
 
 
-@functools.lru_cache(1024)  # a schedule of a decay makes new ones
+@functools.lru_cache(128)  # a schedule of a decay makes new ones
 def course(instructions: "tuple[Instruction, ...]") -> Course:
     """Of these instructions; see `trace`."""
     moves = tuple(i for i in instructions if i[0] in ("peak", "exchange", "shear"))
@@ -60,7 +60,7 @@ def course(instructions: "tuple[Instruction, ...]") -> Course:
     return out
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(128)
 def exchanges(done: Course, apart: bool, forward: bool) -> tuple[tuple[bool, Pairs], ...]:
     """What is done to lanes a row, each fraction as it is on the way forward; and whether these are the lanes of "q".
 
@@ -75,7 +75,7 @@ def exchanges(done: Course, apart: bool, forward: bool) -> tuple[tuple[bool, Pai
     return tuple((of_q, tuple(pairs)) for of_q, pairs in used.items())
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(128)
 def fits_between_rows(pairs: Pairs) -> bool:
     """Whether the tape's words need not move while these are done to a row, each fraction as on the way forward."""
     return in_one_go(pairs) and all(itertools.starmap(pads, pairs))

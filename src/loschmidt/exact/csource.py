@@ -1,4 +1,4 @@
-"""C source of a pass: the innermost loop is printed from its instructions, and the walk around it is always the same.
+"""C source of a pass: the innermost loop is printed from its instructions; the walk around it is always the same.
 
 Arithmetic is float64 on whole numbers, because neither int64 division nor its conversion to float64 is a vector
 instruction on most processors. What makes it exact:
@@ -12,6 +12,7 @@ instruction on most processors. What makes it exact:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,64 +22,7 @@ from .trace import Instruction
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 _INT = {torch.int64: "i64", torch.int32: "i32"}
 
-_PRELUDE = r"""
-#include <stdint.h>
-#include <string.h>
-#include <math.h>
-typedef int32_t i32; typedef int64_t i64; typedef uint32_t u32; typedef uint64_t u64; typedef uint16_t bf16;
-#ifdef __clang__
-#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define IVDEP _Pragma("GCC ivdep")
-#endif
-#define MAGIC 6755399441055744.0
-#define MAGIC_BITS 0x4338000000000000ULL
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define MAD(a, b, c) __builtin_fma(a, b, c)  /* of whole numbers below 2**53: exact either way */
-#define FLOOR_DIV(z, r) nearbyint(__builtin_fma(z, r, 0.5 * (r) - 0.5))  /* r = 1/d; (z + 1/2)/d - 1/2, rounded */
-#else
-#define MAD(a, b, c) ((a) * (b) + (c))
-#define FLOOR_DIV(z, r) floor(((z) + 0.5) * (r))
-#endif
-static inline double as_double(u64 x) { double d; memcpy(&d, &x, 8); return d; }
-static inline u64 bits_of(double d) { u64 x; memcpy(&x, &d, 8); return x; }
-static inline i64 near_int(double d) { return (i64)(bits_of(d + MAGIC) - MAGIC_BITS); }
-static inline double small_double(u64 x) { return as_double(x | 0x4330000000000000ULL) - 0x1p52; }
-static inline u32 bits_float(float x) { u32 b; memcpy(&b, &x, 4); return b; }
-static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
-static inline double load_float(float x) { return x; }
-static inline double load_double(double x) { return x; }
-static inline double load_bf16(bf16 x) { return float_bits((u32)x << 16); }
-static inline float store_float(double x) { return (float)x; }
-static inline double store_double(double x) { return x; }
-static inline bf16 store_bf16(double x) { u32 b = bits_float((float)x); return (b + 0x7fff + ((b >> 16) & 1)) >> 16; }
-static inline u32 word_float(float x) { return bits_float(x); }
-static inline u64 word_double(double x) { return bits_of(x); }
-static inline u32 word_bf16(bf16 x) { return x; }
-/* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
-#define STRIDE 2654435762u
-static i64 sum_float(const float *g, i64 m, u32 index, u64 *largest) {
-  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u); const i32 *b = (const i32 *)g;
-  for (i64 i = 0; i < m; i++) {
-    i32 x = b[i], a = x & 0x7fffffff; most = a > most ? a : most; s += (i64)x * w; w += (i32)STRIDE; }
-  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
-static i64 sum_bf16(const bf16 *g, i64 m, u32 index, u64 *largest) {
-  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u);
-  for (i64 i = 0; i < m; i++) {
-    i32 x = (i32)((u32)g[i] << 16), a = x & 0x7fffffff; most = a > most ? a : most; s += (i64)x * w; w += (i32)STRIDE; }
-  u64 l = bits_of(float_bits(most)); if (l > *largest) *largest = l; return s; }
-static i64 sum_double(const double *g, i64 m, u32 index, u64 *largest) {
-  i64 s = 0, most = 0; i32 w = (i32)(index * STRIDE + 1u); const i64 *b = (const i64 *)g;
-  for (i64 i = 0; i < m; i++) {
-    i64 x = b[i], a = x & 0x7fffffffffffffff; most = a > most ? a : most;
-    s += (i64)(i32)x * w + (x >> 32) * (w ^ 0x55555554); w += (i32)STRIDE; }
-  if ((u64)most > *largest) *largest = most; return s; }
-typedef struct {
-  i64 first, last, lanes, size, pieces, threads, tile, final;
-  const i64 *starts; void *const *gradients; void *const *weights;
-  void *lattices[8]; double *heads[2]; const double *P; u64 *found; double *squares;
-} Args;
-"""
+_PRELUDE = Path(__file__).with_name("pass.h").read_text()
 
 
 @dataclass(frozen=True)
@@ -164,33 +108,17 @@ def printed(instructions: Sequence[Instruction], layout: Layout, at: dict[Any, i
         for i in range(len(layout.squares))
     )
     loop = _LOOP.format(ahead=body.ahead(), text=body.text()) if body.touched or layout.squares else ""
-    return f"""{_PRELUDE}
+    return f"""
 #define GROUP {_GROUP}
 #define BLOCK {layout.block}
 #define CHUNK {layout.chunk}
+{_PRELUDE}
 static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
   {accumulators}
 {body.constants()}
 {loop}
   for (int j = 0; j < GROUP; j++) {{ {merged}found[{peaks}] |= edited[j]; }}
   {summed}
-}}
-static void fold(double *s, i64 m, double *out) {{
-  for (i64 c = 0; c < m; c += CHUNK) {{
-    for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
-    for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
-    out[c / CHUNK] = s[c];
-  }}
-}}
-static void whole(double *s, i64 n) {{  /* digest.folded */
-  double part[CHUNK];
-  for (i64 k; n > 1; n = k) {{
-    k = 0;
-    for (i64 c = 0; c < n; c += CHUNK) {{
-      i64 m = n - c < CHUNK ? n - c : CHUNK;
-      memcpy(part, s + c, m * sizeof *s); fold(part, m, s + k++);
-    }}
-  }}
 }}
 void run(const Args *a) {{
   i64 L = a->lanes, rows = (a->size + L - 1) / L, groups = (L + CHUNK - 1) / CHUNK;

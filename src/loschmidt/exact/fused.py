@@ -4,7 +4,7 @@ A block is deep if it has more elements than lanes. Its ops are done row by row,
 next row, which is one walk over memory. Blocks of one row, parts of a block, and whatever `trace` does not
 understand are done op by op.
 
-Bytes moved a parameter (int64, float32): SGD 44, ECD 56, Adam and AdamW 60.
+Bytes moved a parameter (int64, float32): SGD 44, ECD 52, Adam and AdamW 60.
 """
 
 import itertools
@@ -215,9 +215,9 @@ class Pass:
 
     def _returns(self, name: str, found: list[float]) -> bool:
         """Whether the way back, which knows only magnitudes, will find that everything fits."""
-        lattice, course = self.lattices[name], self.trace.course
-        there_and_back = lattice.bound + 2 * sum(found[k] for k in course.shears[name]) + 8
-        return there_and_back * course.shrinking[name] < native.RANGE[lattice.n.dtype]
+        lattice, moved = self.lattices[name], self.trace.course
+        there_and_back = lattice.bound + 2 * sum(found[k] for k in moved.shears[name]) + 8
+        return there_and_back * moved.shrinking[name] < native.RANGE[lattice.n.dtype]
 
     def _walk(
         self,

@@ -126,15 +126,15 @@ def code(shape: tuple[Instruction, ...], layout: Layout, parameters: int, forwar
 _functions: dict[Code, Any] = {}
 
 
-def function(code: Code) -> tuple[Any, bool]:
+def function(of: Code) -> tuple[Any, bool]:
     """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here.
 
     And whether it was not in memory yet.
     """
-    new = code not in _functions
+    new = of not in _functions
     if new:
-        _functions[code] = build(printed(code.shape, code.layout, code.at, code.forward))
-    return _functions[code], new
+        _functions[of] = build(printed(of.shape, of.layout, of.at, of.forward))
+    return _functions[of], new
 
 
 def build(source: str) -> "ctypes._CFuncPtr | None":
@@ -186,7 +186,8 @@ def call(
     others: Sequence[array],
     squares: int,
 ) -> None:
-    """Run a pass; the GIL is released meanwhile. Arguments in the order of `Args` in `csource`; integers: addresses."""
+    """Run a pass; the GIL is released meanwhile. Arguments in the order of `Args` in `pass.h`: words of 64 bits, also
+    the addresses."""
     starts, rest = ([x.buffer_info()[0] for x in arrays] for arrays in (operands, others))
     lattices, heads = [*lattices] + [0] * (MOST - len(lattices)), [*heads] + [0] * (2 - len(heads))
     args = array("q", (*numbers, *starts, *lattices, *heads, *rest, squares))

@@ -208,8 +208,6 @@ def _rest(world: World) -> list[Part]:
 def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] | None:
     """One for each deep block; None if a formula is not understood."""
     ops = [op for _, group in groups for op in group]
-    if not all(isinstance(op, (Contract, Shear)) for op in ops):
-        return None
     try:
         return [Pass(part, ops, forward) for part in world.deep]
     except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons

@@ -37,31 +37,18 @@ def seed_all(*parts: int | str) -> None:
     python_random.seed(k)
 
 
-_spare: list[np.random.MT19937] = []
-
-
 @contextmanager
-def isolated(*parts: int | str) -> Iterator[None]:
-    """Put the state of torch's, numpy's and Python's global generators back on leaving.
-
-    Inside they go on from where they were; with `parts`, they are seeded from this key, as by `seed_all`.
-    """
-    cpu, python_state = torch.get_rng_state(), python_random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    outside, numpy_state = np.random.get_bit_generator(), np.random.get_state(legacy=False)
-    mine = (_spare.pop() if _spare else np.random.MT19937()) if parts else outside
+def isolated() -> Iterator[None]:
+    """Put the state of torch's, numpy's and Python's global generators back on leaving."""
+    cpu, cuda = torch.get_rng_state(), None
+    if torch.cuda.is_initialized():
+        cuda = torch.cuda.get_rng_state_all()
+    numpy_state, python_state = np.random.get_state(), python_random.getstate()
     try:
-        if parts:
-            np.random.set_bit_generator(mine)  # and seeded: a twentieth of the time that setting a state takes
-            seed_all(*parts)
         yield
     finally:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        np.random.set_state(numpy_state)
         python_random.setstate(python_state)
-        np.random.set_bit_generator(outside)
-        if not parts or numpy_state["has_gauss"]:  # half of a pair of normal numbers, kept outside of the generator
-            np.random.set_state(numpy_state)
-        if mine is not outside:
-            _spare.append(mine)

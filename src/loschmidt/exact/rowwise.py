@@ -33,7 +33,7 @@ def evaluate(
         weights: shape (m,): the float view of "q", compared first and written last; None where it is not shown.
         heads: float64, shape (m,), by lattice.
         P: parameters, float64.
-        at: index in P of what exchanges and lattices need; see `csource.printed`.
+        at: index in P of what exchanges and lattices need; see `csource.places`.
 
     Returns:
         Peaks (0-dimensional), and which weights were edited (those stay as they are), where they are shown.

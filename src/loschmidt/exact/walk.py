@@ -23,7 +23,7 @@ TILE = 32768
 """Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 
 
-@functools.lru_cache(1024)  # a schedule of a decay makes new ones
+@functools.lru_cache(128)  # a schedule of a decay makes new ones
 def _numbers(
     instructions: tuple[Instruction, ...], layout: Layout, exponents: tuple[int, ...]
 ) -> tuple[list[float], bool]:
@@ -104,7 +104,7 @@ class Walk:
     def squared(self) -> Sequence[torch.Tensor]:
         """Sums of squares, 0-dimensional, of each name that was wanted; after the last row."""
         if self.function:
-            return [sums[0] for sums in self.sums]
+            return [sums[0].clone() for sums in self.sums]
         return [folded(sums, CHUNK) for sums in self.sums]
 
     def _compiled(self, first: int, last: int) -> None:
@@ -134,10 +134,10 @@ class Walk:
 
     def _on_tensors(self, first: int, last: int) -> None:
         block, operands = self.block, self.operands
-        lanes, reads = block.lanes.heads.numel(), any(i[0] == "gradient" for i in self.trace.instructions)
+        lanes, course = block.lanes.heads.numel(), self.trace.course
+        reads, steps = course.reads_gradient, course.shape  # n and d are parameters
         P = torch.tensor(self.P, dtype=torch.float64, device=block.device)
         evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
-        steps = [i[:2] if i[0] == "exchange" else i for i in self.trace.instructions]  # n and d are parameters
         for row in range(first, last) if self.forward else reversed(range(first, last)):
             start, stop = row * lanes, min((row + 1) * lanes, block.size)
             g = operands.span(operands.gradients, start, stop)[0] if reads else None

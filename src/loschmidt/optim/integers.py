@@ -28,6 +28,13 @@ def described(types: Mapping[str, torch.dtype]) -> str | dict[str, str]:
     return names if len(set(names.values())) > 1 else next(iter(names.values()))
 
 
+def as_argument(lattice: str | dict[str, str]) -> str:
+    """What to write for it."""
+    if isinstance(lattice, str):
+        return f"lattice=torch.{lattice}"
+    return f"lattice={{{', '.join(f'{k!r}: torch.{name}' for k, name in lattice.items())}}}"
+
+
 def from_description(lattice: str | dict[str, str]) -> torch.dtype | dict[str, torch.dtype]:
     """What to construct an optimizer with, to have these."""
     known = {"int64": torch.int64, "int32": torch.int32}

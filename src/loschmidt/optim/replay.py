@@ -64,8 +64,8 @@ def replay(optimizer: "ReversibleOptimizer", model: nn.Module | None = None) -> 
             passes.buffers.changed()  # what happened outside (an evaluation in train mode) is not this step's
             if model is not None:
                 passes.name(model)
-            key = ("replay", optimizer.seed, optimizer.steps - passes.undoing, passes.visits)
-            with random.isolated(*key), passes.buffers.watching():
+            with random.isolated(), passes.buffers.watching():
+                random.seed_all("replay", optimizer.seed, optimizer.steps - passes.undoing, passes.visits)
                 passes.visits += 1
                 with section.interruptible():
                     yield

@@ -16,7 +16,7 @@ from .. import interrupt
 from ..errors import InvalidSetting, LoschmidtError
 from ..exact import Journal, Lanes, exponent_of, to_lattice
 from . import flat
-from .integers import described
+from .integers import as_argument, described
 from .settings import Settings, as_tuples, plain, present, put
 
 if TYPE_CHECKING:
@@ -157,9 +157,15 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
             "use the version of loschmidt that wrote it.",
         )
     mine, lattice = type(optimizer).__name__, described(optimizer.integer_types)
-    for what, theirs, ours in (("class", meta["class"], mine), ("lattice", meta["lattice"], lattice)):
-        if theirs != ours:
-            raise InvalidSetting(f"this state_dict is of {what} {theirs}, the optimizer of {ours}.", f"use {theirs}.")
+    if meta["class"] != mine:
+        raise InvalidSetting(
+            f"this state_dict is of class {meta['class']}, the optimizer of {mine}.", f"use {meta['class']}."
+        )
+    if meta["lattice"] != lattice:
+        theirs, ours = as_argument(meta["lattice"]), as_argument(lattice)
+        raise InvalidSetting(
+            f"this state_dict is of {theirs}, the optimizer of {ours}.", f"construct it with {theirs}."
+        )
     exponent_of(meta["resolution"])
     sizes = [len(group["params"]) for group in groups]
     if sizes != [len(group["params"]) for group in optimizer.param_groups]:
@@ -201,7 +207,7 @@ def _integers(slot: flat.Slot, values: dict[str, Any] | None, meta: dict[str, An
         # torch.distributed.checkpoint leaves frozen parameters out: theirs is the value that they have.
         e = exponent_of(meta["resolution"])
         q = to_lattice(p, e, lattices["q"].n.dtype, slot.name)
-        return {k: q if k == "q" else torch.zeros_like(q) for k in lattices}
+        return {k: q if k == "q" else torch.zeros_like(q, dtype=lattice.n.dtype) for k, lattice in lattices.items()}
     values = values or {}
     for k, lattice in lattices.items():
         x = values.get(k)

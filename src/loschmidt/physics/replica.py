@@ -47,7 +47,8 @@ class Replica:
     def loss(self, step: int) -> torch.Tensor | None:
         """Loss of a step's batch at the parameters that were put; None if the batch is empty."""
         moment = self.traj.moment(step)
-        with random.isolated("step", self.traj.seed, moment), torch.enable_grad():
+        with random.isolated(), torch.enable_grad():
+            random.seed_all("step", self.traj.seed, moment)
             batch = cast(self.traj.data(moment), self.dtype)
             if batch is None:
                 return None

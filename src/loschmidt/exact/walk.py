@@ -17,8 +17,8 @@ from .world import CHUNK
 if TYPE_CHECKING:
     from .fused import Operands, Pass
 
-BLOCK = 4096
-"""Lanes whose squares a thread keeps at a time."""
+BLOCK = CHUNK
+"""Lanes done at once, and whose squares are kept: they stay in the first cache."""
 TILE = 32768
 """Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 

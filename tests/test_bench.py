@@ -181,6 +181,7 @@ def test_bytes_moved_by_hand():
     assert moved["SGD int32"] == (4 * 4 + 12, 20)  # p and q both ways; gradient, weights both ways
     assert moved["ECD int64"] == (5 * 8 + 12, 20)  # p once more, after the sum over all of it
     assert moved["AdamW"] == (6 * 8 + 12, 28)
+    assert moved["AdamW, q int32"] == (2 * 4 + 4 * 8 + 12, 28)
 
 
 def test_bytes_held():

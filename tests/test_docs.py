@@ -125,6 +125,23 @@ def test_costs_page_shows_the_recorded_bench():
     assert shown == bench_table(results)
 
 
+def test_costs_page_says_how_fast_memory_was():
+    """In two sections of the recorded bench, at 10 M parameters."""
+    sections = json.loads((ROOT / "benchmarks/results/bench.json").read_text())["sections"]
+    slow = {row["optimizer"]: row for row in sections["steps"]["rows"] if row["parameters"] == 10**7}
+    points = [(c["optimizer"], p) for c in sections["growth"]["curves"] for p in c["points"]]
+    fast = {name: p for name, p in points if p["parameters"] == 10**7}
+    page = " ".join((ROOT / "docs/what-it-costs.md").read_text().split())
+    (sgd_fast, sgd), (adamw_fast, adamw) = (
+        [f"{1e3 * found[name]['seconds']['fused']['median']:.1f}" for found in (fast, slow)]
+        for name in ("SGD int64", "AdamW")
+    )
+    assert f"fused SGD took {sgd_fast} ms there instead of {sgd}, its AdamW {adamw_fast} instead of {adamw}." in page
+    there, here = (f"{found['AdamW']['step_over_fused']['median']:.2f}" for found in (fast, slow))
+    assert f"AdamW is at {there} times torch's there, and at {here} where memory is slower." in page
+    assert f"where memory is fast AdamW is not ({there})" in page
+
+
 def test_costs_page_shows_the_recorded_walks_without_arithmetic():
     rows = json.loads((ROOT / "benchmarks/results/walk-floor.json").read_text())["rows"]
     lines = between("docs/what-it-costs.md", "walk-floor").splitlines()[2:]

@@ -357,8 +357,7 @@ def test_compiled_sums_of_squares_fold_in_the_same_order(lanes, kernels, monkeyp
 @COMPILED
 @pytest.mark.parametrize("name", [lo.optim.ECD, lo.optim.AdamW])
 def test_the_number_of_threads_changes_no_bit(name, kernels, monkeypatch):
-    monkeypatch.setattr(tape, "MAX_LANES", 8192)
-    monkeypatch.setattr(exact.walk, "BLOCK", 1024)  # 8 of them, shared by so many threads
+    monkeypatch.setattr(tape, "MAX_LANES", 8192)  # 8 chunks, shared by so many threads
 
     def states(mode, threads):
         kernels(mode)

@@ -3,7 +3,7 @@
 Python raises KeyboardInterrupt between any two bytecodes. Between the two writes of one exchange that would leave a
 state that no step leads to. So `critical` puts it off to the end of a block, and `patient` to the end of a step.
 Signals are handled in the main thread only, so in others there is nothing to do. `_signal` is what `signal` calls; that
-also makes an Enum of each handler, which takes ten times as long.
+also makes an Enum of each handler, which takes far longer.
 """
 
 import _signal

@@ -37,8 +37,7 @@ class Layout:
         shown: whether the pass writes the float view of "q".
         squares: names whose sums of squares are wanted.
         apart: whether "q" has lanes of its own.
-        block: lanes whose squares are kept at a time.
-        chunk: elements whose squares are summed at a time.
+        chunk: lanes done at once, and elements whose squares are summed.
     """
 
     lattices: tuple[str, ...]
@@ -48,7 +47,6 @@ class Layout:
     shown: bool
     squares: tuple[str, ...]
     apart: bool
-    block: int
     chunk: int
 
 
@@ -110,7 +108,6 @@ def printed(instructions: Sequence[Instruction], layout: Layout, at: dict[Any, i
     loop = _LOOP.format(ahead=body.ahead(), text=body.text()) if body.touched or layout.squares else ""
     return f"""
 #define GROUP {_GROUP}
-#define BLOCK {layout.block}
 #define CHUNK {layout.chunk}
 {_PRELUDE}
 static void span(i64 m, {", ".join(declared)}, const double *restrict P, u32 index, u64 *restrict found) {{
@@ -126,12 +123,12 @@ void run(const Args *a) {{
 #pragma omp parallel for num_threads((int)a->threads) schedule(static)
   for (i64 tile = 0; tile < L; tile += a->tile) {{
     u64 found[{peaks + 2}]; memset(found, 0, sizeof found);
-    double sums[{max(1, len(layout.squares))}][BLOCK];
+    double sums[{max(1, len(layout.squares))}][CHUNK];
     i64 step = {1 if body.forward else -1}, border = L - tile < a->tile ? L : tile + a->tile;
     for (i64 k = a->first; k < a->last; k++)
-    for (i64 block = tile; block < border; block += BLOCK) {{
+    for (i64 block = tile; block < border; block += CHUNK) {{
       i64 r = step > 0 ? k : a->last - 1 - (k - a->first), base = r * L;
-      i64 m = border - block < BLOCK ? border - block : BLOCK;
+      i64 m = border - block < CHUNK ? border - block : CHUNK;
       i64 end = base + block + m; if (end > a->size) end = a->size;
       i64 at = base + block, lo = 0, hi = a->pieces;
       while (hi - lo > 1) {{ i64 mid = (lo + hi) / 2; if (a->starts[mid] <= at) lo = mid; else hi = mid; }}
@@ -161,7 +158,7 @@ void run(const Args *a) {{
 
 _GROUP, _AHEAD = 16, 2048
 """Elements done at a time, and by how many bytes memory is asked for in advance: up to seven arrays are read in turns,
-of which a processor by itself knows too late (a tenth of a step's time)."""
+of which a processor by itself knows too late."""
 
 _LOOP = """
   i64 start = 0;

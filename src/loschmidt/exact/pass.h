@@ -55,13 +55,11 @@ typedef struct {
   const i64 *starts; void *const *gradients; void *const *weights;
   void *lattices[8]; double *heads[2]; const double *P; u64 *found; double *squares;
 } Args;
-/* sums of chunks, halves folded onto each other, and their total: as digest.chunk_sums and digest.folded */
+/* the sum of a chunk, its halves folded onto each other; and of all chunks: as digest.chunk_sums and digest.folded */
 static void fold(double *s, i64 m, double *out) {
-  for (i64 c = 0; c < m; c += CHUNK) {
-    for (i64 i = m > c ? m - c : 0; i < CHUNK; i++) s[c + i] = 0;
-    for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[c + i] += s[c + n + i];
-    out[c / CHUNK] = s[c];
-  }
+  for (i64 i = m; i < CHUNK; i++) s[i] = 0;
+  for (i64 n = CHUNK / 2; n; n /= 2) for (i64 i = 0; i < n; i++) s[i] += s[n + i];
+  *out = s[0];
 }
 static void whole(double *s, i64 n) {
   double part[CHUNK];

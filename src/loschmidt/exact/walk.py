@@ -17,8 +17,6 @@ from .world import CHUNK
 if TYPE_CHECKING:
     from .fused import Operands, Pass
 
-BLOCK = CHUNK
-"""Lanes done at once, and whose squares are kept: they stay in the first cache."""
 TILE = 32768
 """Most lanes that a thread takes at a time: their heads stay in its second cache, and memory is read in long runs."""
 
@@ -81,7 +79,6 @@ class Walk:
             shown=self.shown,
             squares=tuple(self.squares),
             apart=self.block.drift_lanes is not None,
-            block=BLOCK,
             chunk=CHUNK,
         )
         exponents = tuple(lattice.exponent for lattice in self.lattices.values())
@@ -114,7 +111,7 @@ class Walk:
             array("q", [t.data_ptr() for t in x or ()]) for x in (operands.gradients, operands.weights)
         )
         lanes, threads = block.lanes.heads.numel(), torch.get_num_threads()
-        tile = min(-(-lanes // BLOCK // threads) * BLOCK, TILE)
+        tile = min(-(-lanes // CHUNK // threads) * CHUNK, TILE)
         final = self.finished + last - first == self.span[1] - self.span[0]
         native.call(
             self.function,

@@ -20,7 +20,7 @@ from .ops import contract_, uncontract_
 from .tape import Lanes
 
 CHUNK = 1024
-"""Elements of a row whose squares are summed at a time, in deep blocks."""
+"""Elements of a row that are done at once, in the first cache, and whose squares are summed, in deep blocks."""
 
 
 @dataclass

@@ -128,7 +128,7 @@ def test_compiled_passes_have_the_bits_of_their_twin(name, dtype, kernels):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw-decayed"])
 def test_torchs_compiler_gives_the_same_bits(name, kernels):
-    """What a GPU runs, here on the CPU."""
+    """What a GPU can be told to run, here on the CPU."""
     kernels("eager")
     turn = Loop(name).forward(2).bits()
     kernels("compile")

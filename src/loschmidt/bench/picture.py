@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 
 from ..files import written_atomically
+from .table import two_lines
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,14 +61,14 @@ def _ratios(ax: Any, found: Found) -> None:
     targets = {row["optimizer"]: row["target_over_fused"] for row in rows}
     for name, target in targets.items():
         x = names.index(name)
-        ax.plot([x - 0.44, x + 0.44], [target] * 2, color=_TARGET, lw=2, label="target" if not x else None)
+        ax.plot([x - 0.44, x + 0.44], [target] * 2, color=_TARGET, lw=2, label="target at 10 M" if not x else None)
     ax.axhline(1, color="0.6", lw=1, ls=":")
-    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    ax.set_xticks(range(len(names)), [two_lines(name) for name in names])
     ax.set_ylabel("step / step of torch, fused")
     top = max(*targets.values(), *(row["step_over_fused"]["median"] for row in rows))
     ax.set_ylim(0, 1.4 * top)
     ax.set_title("An optimizer's step (median; lines: min to max)", loc="left", fontsize=11)
-    ax.legend(frameon=False, fontsize=9, ncol=2, loc="upper center")
+    ax.legend(framealpha=1.0, edgecolor="none", fontsize=9, ncol=2, loc="upper center")
 
 
 def _ways(ax: Any, found: Found) -> None:

@@ -163,7 +163,7 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
             found["lattices"] += _count(lattice.n, seen)
         found["gradient"] += _count(getattr(block, "_gradient", None), seen)
         found["shown"] += _count(getattr(block, "shown", None), seen)
-        found["heads"] += _count(getattr(getattr(block, "lanes", None), "heads", None), seen)
+        found["heads"] += sum(_count(lanes.heads, seen) for lanes in block.tapes)
     tape = _reachable(
         [getattr(lanes, "stack", None) for lanes in getattr(getattr(optimizer, "tape", None), "lanes", ())], seen
     )

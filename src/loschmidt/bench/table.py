@@ -54,15 +54,16 @@ def _steps(found: Found) -> Iterator[Table]:
     )
     for count in dict.fromkeys(row["parameters"] for row in rows):
         mine = [row for row in rows if row["parameters"] == count]
-        out = _table(f"An optimizer's step, {count:,} parameters", "", *(_two_lines(r["optimizer"]) for r in mine))
+        out = _table(f"An optimizer's step, {count:,} parameters", "", *(two_lines(r["optimizer"]) for r in mine))
         for name, fact in _STEPS.items():
             out.add_row(name, *map(fact, mine))
         out.caption, out.caption_justify = copy, "left"
         yield out
 
 
-def _two_lines(name: str) -> str:
-    return name.replace(" ", "\n")
+def two_lines(name: str) -> str:
+    """For a narrow column."""
+    return name.replace(" ", "\n", 1)
 
 
 def _over_fused(row: Found) -> str:

@@ -257,7 +257,7 @@ class _Body:
         elif op == "max0":
             self.lines.append(f"    double v{number} = {self._name(a[0])} < 0.0 ? 0.0 : {self._name(a[0])};")
         elif op == "peak":  # of the gradient, on the way through its words
-            self.lines.append("")
+            pass
         elif op == "exchange":
             self._exchange(number, a[0])
         else:

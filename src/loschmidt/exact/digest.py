@@ -100,12 +100,12 @@ def folded(sums: torch.Tensor, chunk: int) -> torch.Tensor:
     return sums.reshape(()) if sums.numel() else torch.zeros((), dtype=torch.float64)
 
 
-def words_sum(gradient: torch.Tensor, start: int) -> int:
-    """Sum of a gradient's words, each times an odd number that depends on its place, mod 2**64.
+def words_sum(gradient: torch.Tensor, start: int) -> torch.Tensor:
+    """Sum of a gradient's words, each times an odd number that depends on its place: 0-dimensional int64, mod 2**64.
 
     Integer sums do not depend on order; any single flipped bit changes it. Not cryptographic.
     """
-    total, step = 0, 1 << 18
+    total, step = torch.zeros((), dtype=torch.int64, device=gradient.device), 1 << 18
     for first in range(0, gradient.numel(), step):
         g = gradient[first : first + step]
         index = torch.arange(start + first, start + first + g.numel(), dtype=torch.int64, device=g.device)
@@ -117,5 +117,5 @@ def words_sum(gradient: torch.Tensor, start: int) -> int:
         else:
             low, high = g.view(torch.int32).view(-1, 2).to(torch.int64).unbind(1)
             part = low * w + high * (w ^ 0x55555554)
-        total += int(part.sum())
-    return (total + 2**63) % 2**64 - 2**63
+        total += part.sum()
+    return total

@@ -2,8 +2,8 @@
 
 The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in its cache and no thread
 waits for another. Tiles are as long as the number of threads allows: at each end of one, memory's prefetching begins
-anew. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but on a processor without AVX-512
-it converts between int64 and float64 one number at a time: 5 to 10 times slower.)
+anew. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but is slower on processors: see
+`benchmarks/kernel_modes.py`.)
 
 Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
 """

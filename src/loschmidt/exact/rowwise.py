@@ -1,6 +1,6 @@
 """Passes on tensors, a row of lanes at a time: the twin of `native`, with the same bits.
 
-Used where there is no C compiler, on other devices (there compiled by `torch.compile`), and by tests.
+Used where there is no C compiler, on other devices, under `torch.compile` where that is asked for, and by tests.
 """
 
 import functools

@@ -34,7 +34,7 @@ class Trace:
     Attributes:
         instructions: see above.
         parameters: float64 numbers that "P" refers to.
-        peaks: how many shears there are.
+        peaks: how many magnitudes are reported.
         changed: lattices that were changed so far, in order.
         read: lattices that were read.
         peak_of: the number of an op's peak, by the op's place in the pass.

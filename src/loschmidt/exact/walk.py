@@ -122,18 +122,23 @@ class Walk:
             others=(self.P, found),
             squares=self.sums.data_ptr() if self.squares else 0,
         )
-        self.peaks = [
-            max(a, b) if b == b else b for a, b in zip(self.peaks, array("d", found[:peaks].tobytes()), strict=True)
-        ]
-        self.edited |= bool(found[peaks])
-        self.check += found[peaks + 1]
         self.finished += last - first
+        self._note(found)
+
+    def _note(self, found: array) -> None:
+        """Take over what rows found: the bits of their peaks, whether weights were edited, the sum of words."""
+        peaks = array("d", found[:-2].tobytes())
+        self.peaks = [max(a, b) if b == b else b for a, b in zip(self.peaks, peaks, strict=True)]
+        self.edited |= bool(found[-2])
+        self.check += found[-1]
 
     def _on_tensors(self, first: int, last: int) -> None:
         block, operands = self.block, self.operands
         lanes, course = block.lanes.heads.numel(), self.trace.course
         reads, steps = course.reads_gradient, course.shape  # n and d are parameters
         P = torch.tensor(self.P, dtype=torch.float64, device=block.device)
+        largest = torch.zeros(len(self.peaks), dtype=torch.float64, device=block.device)
+        others = torch.zeros(2, dtype=torch.int64, device=block.device)  # read when all rows are done, without a wait
         evaluate = rowwise.evaluate if native.mode(block.device) != "compile" else rowwise.compiled()
         for row in range(first, last) if self.forward else reversed(range(first, last)):
             start, stop = row * lanes, min((row + 1) * lanes, block.size)
@@ -156,12 +161,15 @@ class Walk:
                 raise
             put()
             self.finished += 1
-            self.peaks = [max(a, float(b)) if b == b else float(b) for a, b in zip(self.peaks, peaks, strict=True)]
-            self.edited |= edited is not None and bool(edited.any())
+            if peaks:
+                largest = torch.maximum(largest, torch.stack(peaks))
+            if edited is not None:
+                others[0] += edited.any()
             if reads and self.forward:
-                self.check += words_sum(g, start)
+                others[1] += words_sum(g, start)
             groups = -(-lanes // CHUNK)
             for i, name in enumerate(self.squares):
                 x = n[name].to(torch.float64).mul_(2.0 ** -self.lattices[name].exponent)
                 sums = chunk_sums(x * x, CHUNK)
                 self.sums[i, row * groups : row * groups + len(sums)] = sums
+        self._note(array("q", torch.cat([largest.view(torch.int64), others]).tolist()))

@@ -384,5 +384,5 @@ class World:
         if not (block.deep and part.whole):
             return checksum(part.gradient)
         if id(block) not in self.sums:
-            self.sums[id(block)] = words_sum(part.gradient.to(block.dtype), 0)
+            self.sums[id(block)] = int(words_sum(part.gradient.to(block.dtype), 0))
         return (self.sums[id(block)] + 2**63) % 2**64 - 2**63

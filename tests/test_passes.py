@@ -197,8 +197,10 @@ def test_a_step_that_is_refused_changes_nothing():
     assert not differences(before, state(optimizer)) and torch.equal(values, p)
 
 
+@pytest.mark.parametrize("mode", [pytest.param("native", marks=COMPILED), "eager"])
 @pytest.mark.parametrize("way", ["step", "unstep"])
-def test_edited_weights_are_noticed_and_kept(way):
+def test_edited_weights_are_noticed_and_kept(way, mode, kernels):
+    kernels(mode)
     p = nn.Parameter(torch.randn(100))
     optimizer = lo.optim.SGD([p], lr=0.1)
     before = walk(optimizer, [p], 3)[-1]

@@ -42,6 +42,7 @@ SETTINGS = [
     (SGD, {"lattice": {"q": torch.int16}}, "int64 or torch.int32"),
     (SGD, {"lattice": {"m": torch.int32}}, "the lattices are 'q', 'p'"),
     (Adam, {"lattice": torch.int32}, "more than 32 bits.*int64"),
+    (Adam, {"lattice": {"m": torch.int32}}, "more than 32 bits.*int64"),
     (Adam, {"lattice": {"v": torch.int32}}, "more than 32 bits.*int64"),
     (AdamW, {"lr": 2.0, "weight_decay": 0.5}, "lr \\* weight_decay below 1"),
     (ECD, {"eta": 0.0}, "eta.*above 0"),

@@ -5,16 +5,20 @@ waits for another. Tiles are as long as the number of threads allows: at each en
 anew. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but is slower on processors: see
 `benchmarks/kernel_modes.py`.)
 
-Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache.
+Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache. Code that
+somebody else may have put there is never loaded: see `_cache` and `_is_own`.
 """
 
 import atexit
 import ctypes
 import functools
 import os
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+import warnings
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +32,10 @@ from .csource import Layout, places, printed
 from .digest import digest
 from .trace import Instruction
 
-FLAGS = (
-    *("-O3", "-std=gnu11", "-fPIC", "-shared"),
-    *("-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"),  # what exactness asks for
+FAST = "-O3"  # before what CC says, which may ask for another level
+FLAGS = (  # after it
+    *("-std=gnu11", "-fPIC", "-shared"),
+    *("-fwrapv", "-fno-strict-aliasing", "-fno-fast-math", "-ffp-contract=off"),  # what exactness asks for
     *("-fno-math-errno", "-fno-trapping-math"),  # what vector instructions ask for
 )
 _NATIVE, _THREADS = "-march=native", "-fopenmp"
@@ -42,11 +47,21 @@ RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not
 def compiler() -> tuple[str, ...] | None:
     """The C compiler and its flags, with threads and for this very processor if it can; None if none works."""
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
-        found = shutil.which(name)
+        words = _words(name)
+        found = shutil.which(words[0]) if words else None
         for extra in ((_NATIVE, _THREADS), (_NATIVE,), (_THREADS,), ()):
-            if found and _compiles((found, *FLAGS, *extra)):
-                return found, *FLAGS, *extra
+            command = (found, FAST, *extra, *words[1:], *FLAGS)
+            if found and _compiles(command):
+                return command
     return None
+
+
+def _words(name: str) -> list[str]:
+    """A compiler and its arguments, as a shell takes them: CC="gcc -O0"."""
+    try:
+        return [name] if shutil.which(name) else shlex.split(name)
+    except ValueError:  # a quotation that does not end
+        return []
 
 
 _TRIAL = "void f(int *x, int n) {\n#pragma omp parallel for\nfor (int i = 0; i < n; i++) x[i] = i; }"
@@ -74,18 +89,53 @@ def _run(command: list[str]) -> str | None:
 
 @functools.cache
 def _cache() -> Path:
-    """A folder of the user's own; a temporary one where there is none."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base, "loschmidt")
+    """The user's cache; a temporary folder of this process where there is none, or where others could put code.
+
+    A relative XDG_CACHE_HOME is ignored, as its specification says: it would be below whatever folder one is in.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
     try:
+        folder = Path(base if os.path.isabs(base) else Path.home() / ".cache", "loschmidt")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        why = _open_to_others(folder)
+        if why:
+            warnings.warn(
+                f"kernels are not kept in {folder}: {why}. Remedy: chmod go-w, or another XDG_CACHE_HOME.",
+                RuntimeWarning,
+            )
+        elif os.access(folder, os.W_OK):
             return folder
     except (OSError, RuntimeError, AttributeError):
         pass
     folder = Path(tempfile.mkdtemp(prefix="loschmidt-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def _open_to_others(folder: Path) -> str | None:
+    """Why code in a folder may be another user's, if it may."""
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode):
+        return "it is a link, or no folder"
+    if about.st_uid != os.getuid():
+        return "it is another user's"
+    if about.st_mode & 0o022:
+        return "others may write to it"
+    base = folder.parent.resolve()
+    for above in (base, *base.parents):
+        if above.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+            return f"everybody may rename what is in {above}"
+    return None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is regular, the user's own, and written to by nobody else."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return False
+    own = about.st_uid == os.getuid() if hasattr(os, "getuid") else True
+    return stat.S_ISREG(about.st_mode) and own and not about.st_mode & 0o022
 
 
 def mode(device: torch.device) -> str:
@@ -145,13 +195,15 @@ def build(source: str) -> "ctypes._CFuncPtr | None":
     name = digest([source, *command, _processor()], 12)
     try:
         path, known = _cache() / f"{name}.so", _cache() / f"{name}.sum"
-        if not (path.exists() and known.exists() and known.read_text() == _sum(path)):
+        if not (_is_own(path) and _is_own(known) and known.read_bytes() == _sum(path).encode()):
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 file, made, check = Path(folder, "pass.c"), Path(folder, "pass.so"), Path(folder, "pass.sum")
                 file.write_text(source)
                 if _run([*command, str(file), "-o", str(made), "-lm"]) is not None:
                     return None
                 check.write_text(_sum(made))  # a power cut can leave half a file
+                for file in (made, check):
+                    file.chmod(0o600)  # whatever the umask: see `_is_own`
                 os.replace(made, path)
                 os.replace(check, known)
         function = ctypes.CDLL(str(path)).run

@@ -5,8 +5,13 @@ Every error derives from `LoschmidtError` and also from the builtin that fits it
 """
 
 
+def printable(text: object) -> str:
+    """Text as a terminal may have it: what is not printable (escape sequences, say) is spelled out; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class LoschmidtError(Exception):
-    """Base of all errors of this package.
+    """Base of all errors of this package. Names and values of files are quoted in them, so they are made printable.
 
     Args:
         seen: what was seen and why it is refused, naming the user's parameter or setting.
@@ -14,8 +19,8 @@ class LoschmidtError(Exception):
     """
 
     def __init__(self, seen: str, remedy: str = ""):
-        super().__init__(f"{seen} Remedy: {remedy}" if remedy else seen)
-        self.seen, self.remedy = seen, remedy
+        self.seen, self.remedy = printable(seen), printable(remedy)
+        super().__init__(f"{self.seen} Remedy: {self.remedy}" if remedy else self.seen)
 
 
 class InvalidSetting(LoschmidtError, ValueError):

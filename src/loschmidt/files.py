@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ def written_atomically(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     try:
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = _temporary_beside(path)
     except OSError as error:
+        if isinstance(error, LoschmidtError):
+            raise
         raise not_written(path, error) from error
     os.close(handle)
     temporary = Path(name)
@@ -59,9 +62,21 @@ def written_atomically(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+
+
+def _refuse_special(path: Path) -> None:
+    """What is there would be replaced: a file may be, /dev/null may not."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise NotWritten(f"{path} cannot be written: it is {what}.", "give the path of a file.")
+
+
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that nothing refers to yet, and see it to the disk."""
-    with open(path, "wb") as f:
+    """Write a file that nothing refers to yet, and see it to the disk. What is at `path` goes; links are not followed."""
+    path.unlink(missing_ok=True)
+    with open(path, "xb") as f:
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
@@ -78,15 +93,33 @@ def make_folder(path: str | os.PathLike) -> None:
 
 
 def refuse_unwritable(path: str | os.PathLike) -> None:
-    """Raise NotWritten if a file cannot be written there, as far as that can be told before long work."""
-    path = Path(path)
-    if path.is_dir():
-        raise NotWritten(f"{path} cannot be written: it is a folder.", "give the path of a file.")
-    above = next(p for p in path.absolute().parents if p.exists())
-    if not above.is_dir():
-        raise not_written(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
-    if not os.access(above, os.W_OK):
-        raise not_written(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    """Raise NotWritten if a file cannot be written there, before long work: it is tried.
+
+    A temporary file is written in its folder, which is made if need be; then both are removed again. What the disk
+    holds later, nobody knows.
+    """
+    path, made = Path(path).absolute(), list[Path]()
+    try:
+        _refuse_special(path)
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        handle, name = _temporary_beside(path)
+        try:
+            os.write(handle, b"tried")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+            os.unlink(name)
+    except OSError as error:
+        if isinstance(error, LoschmidtError):
+            raise
+        raise not_written(path, error) from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # somebody else uses it by now
+                folder.rmdir()
 
 
 def size(count: float) -> str:

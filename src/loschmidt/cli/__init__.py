@@ -1,6 +1,8 @@
 """The command line: thin commands over the library."""
 
+import errno
 import sys
+from typing import Any
 
 from cyclopts import App
 
@@ -9,6 +11,7 @@ from ..trajectory.environment import package_version
 from .bench import bench
 from .claims import claims
 from .echo import echo
+from .output import Unwritten, watched
 from .report import report
 from .runs import runs
 
@@ -25,11 +28,27 @@ app.command(runs)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; mistakes and refusals end with exit code 2 and a remedy, not a traceback."""
+    """Run a command; mistakes and refusals end with exit code 2 and a remedy, not a traceback.
+
+    Output that cannot be written (a full disk) ends with one line and exit code 1.
+    """
     try:
-        sys.exit(app(arguments, result_action="return_value") or 0)
+        with watched():
+            code = _run(arguments)
+    except Unwritten as error:
+        code = 1
+        if error.errno != errno.EPIPE:  # whoever read it has seen enough
+            print(f"loschmidt: the output cannot be written: {error.strerror}.", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> Any:
+    try:
+        return app(arguments, result_action="return_value") or 0
+    except SystemExit as end:  # help, and options that there are not
+        return end.code
     except errors.LoschmidtError as error:
         print(f"loschmidt: {error.seen}", file=sys.stderr)
         if error.remedy:
             print(f"Remedy: {error.remedy}", file=sys.stderr)
-        sys.exit(2)
+        return 2

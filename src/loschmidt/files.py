@@ -74,7 +74,7 @@ def _refuse_special(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that nothing refers to yet, and see it to the disk. What is at `path` goes; links are not followed."""
+    """Write a file that nothing refers to yet, and see it to the disk. A link in its place is removed, not followed."""
     path.unlink(missing_ok=True)
     with open(path, "xb") as f:
         f.write(data)

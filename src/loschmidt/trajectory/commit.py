@@ -17,7 +17,19 @@ from ..exact import Journal
 from ..exact.tape import Move, tensors_of_moves
 from . import chain, store
 from .environment import package_version
-from .manifest import COPY, MANIFEST, TEMPORARY, Commit, File, Heights, Manifest, Segment, at_most, next_number
+from .manifest import (
+    COPY,
+    MANIFEST,
+    TEMPORARY,
+    Commit,
+    File,
+    Heights,
+    Manifest,
+    Segment,
+    as_text,
+    at_most,
+    next_number,
+)
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -69,8 +81,8 @@ class Writing:
         manifest = Manifest(
             run=before.run if before else uuid.uuid4().hex,
             created=before.created if before else now.time,
-            loschmidt=package_version(),
-            optimizer=type(opt).__name__,
+            loschmidt=as_text(package_version()),
+            optimizer=as_text(type(opt).__name__),
             parameters=opt.numel,
             commits=commits,
             tape=chain.needed(tape, [c.tape for c in commits]),

@@ -17,7 +17,7 @@ from .. import files, interrupt
 from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk, Forgotten
-from . import store
+from . import contents, store
 from .commit import Writing, at, digest_of, encoded, replace_manifest
 from .manifest import (
     LOCK,
@@ -54,7 +54,9 @@ class InSegment:
 
     def read(self) -> np.ndarray:
         """The words, after the whole segment was checked."""
-        return read_tensors(self.folder, self.segment)[f"{self.lane}.words"].numpy().view(np.uint16)
+        tensors = read_tensors(self.folder, self.segment)
+        with contents.checked(self.folder / self.segment.name):
+            return contents.words_in(tensors, f"{self.lane}.words", len(self))
 
 
 class Folder:
@@ -131,10 +133,8 @@ class Folder:
         """Open a run, rebuild it, and go on committing to it. Arguments and errors: `Trajectory.load`."""
         folder, found = cls.open(path, salvage)
         try:
-            try:
+            with contents.checked(path / found.manifest.last.state.name):
                 about = store.about_of(found.state)
-            except (KeyError, ValueError) as error:
-                raise DamagedFile(f"{path}: the state has no description.", "use another copy.") from error
             with store.rebuilding(kind, path, found.state | _nothing(about), about, **functions) as traj:
                 folder.attach(traj, found, about["commit_every"], about["commit_seconds"])
                 traj.check_world()
@@ -174,6 +174,10 @@ class Folder:
             lanes.settle(_up_to(self.chunks(i), at(found.manifest.last.tape, i)))
             lanes.moves_floor = 0 if found.salvaged else len(lanes.moves)
         found.journal.settle()
+        with contents.checked(self.path):
+            lanes = traj.optimizer.tape.lanes
+            below = [x.stack.forgotten for x in lanes]
+            contents.check_records(traj.optimizer, found.journal, [len(x.stack) for x in lanes], below)
         if found.salvaged:
             found.journal.floor = found.journal.first
             self.commit(traj, salvaged=True)

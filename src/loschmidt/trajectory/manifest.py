@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of_bytes
 
-from ..errors import DamagedFile
+from ..errors import DamagedFile, printable
 
 FORMAT = 1
 MANIFEST, COPY, LOCK = "manifest.json", "manifest.copy.json", "lock"
@@ -34,14 +34,36 @@ _OURS = re.compile(_NAME)
 _LARGEST_MANIFEST = 1 << 26
 _CHUNK = 1 << 22
 
-Count = Annotated[int, Field(ge=0)]
+MOST = 10**15
+"""No step, size or height is larger: a run does not get there, and all of them are exact in any format."""
+MOST_COMMITS = 10**11
+"""So that each number fits the names of files."""
+LONGEST = 200
+"""Characters of a text that people are to read."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Heights = tuple[Count, ...]
 """How many items each stack of a chain holds: for the tape the words of each lane buffer; for the journal its steps
 (absolute, so beginning at the first that is held), then the moves of each lane buffer."""
 
 
+def _unchanged(text: str) -> str:
+    if text != as_text(text):
+        raise ValueError("not printable")
+    return text
+
+
+def as_text(text: str) -> str:
+    """What a manifest may hold of a text: printable, in one line, and not long."""
+    return printable(text[:LONGEST]).replace("\n", " ")[:LONGEST]
+
+
+Text = Annotated[str, AfterValidator(_unchanged)]
+Time = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)$")]
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class File(_Record):
@@ -74,11 +96,11 @@ class Commit(_Record):
         bits: of the tape.
     """
 
-    number: Count
+    number: Annotated[int, Field(ge=1, lt=MOST_COMMITS)]
     step: Count
     first: Count
     verified_from: Count
-    time: str
+    time: Time
     state: File
     tape: Heights
     journal: Heights
@@ -99,10 +121,10 @@ class Manifest(_Record):
     """
 
     format: Count = FORMAT
-    run: str
-    created: str
-    loschmidt: str
-    optimizer: str
+    run: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+    created: Time
+    loschmidt: Text
+    optimizer: Text
     parameters: Count
     commits: tuple[Commit, ...] = Field(min_length=1, max_length=2)
     tape: tuple[Segment, ...] = ()
@@ -161,7 +183,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         raise _damaged(folder, name, error.seen.removeprefix(f"{folder / name} ").removesuffix(".")) from error
     if written != FORMAT:
         raise DamagedFile(
-            f"{folder / name} has format {written!r}; this version reads {FORMAT}.",
+            f"{folder / name} has format {repr(written)[:80]}; this version reads {FORMAT}.",
             "use the version of loschmidt that wrote it.",
         )
     if recorded != _digest_of(body):
@@ -170,16 +192,36 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         manifest = Manifest.model_validate(body)
     except ValidationError as error:
         wrong = error.errors()[0]
-        where, value = ".".join(map(str, wrong["loc"])), repr(wrong["input"])[:80]
+        where, value = ".".join(map(str, wrong["loc"]))[:80], repr(wrong["input"])[:80]
         raise _damaged(folder, name, f"holds {where} = {value}, which no manifest has ({wrong['msg']})") from error
     if manifest.encode() != text:  # a byte that JSON does not care for
         raise _damaged(folder, name, "is not what was written")
+    wrong = _misfit(manifest)
+    if wrong:
+        raise _damaged(folder, name, wrong)
+    return manifest
+
+
+def _misfit(manifest: Manifest) -> str | None:
+    """What does not fit together in a manifest, if anything."""
+    for c in manifest.commits:
+        if c.first > c.step:
+            return f"holds commit {c.number} of step {c.step}, which leads back to step {c.first}"
+        if not at_most(manifest.forgotten, c.tape) or (manifest.tape and not at_most(c.tape, manifest.tape[-1].stop)):
+            return f"holds commit {c.number}, whose tape is not what its segments have"
+    kinds = {"state": [c.state for c in manifest.commits], "tape": manifest.tape, "journal": manifest.journal}
+    for kind, files in kinds.items():
+        for file in files:
+            if not file.name.startswith(kind):
+                return f"names {file.name} as a {kind}"
     for chain, below in ((manifest.tape, manifest.forgotten), (manifest.journal, None)):
         for segment in chain:
+            if not at_most(segment.start, segment.stop) or segment.steps[0] > segment.steps[1]:
+                return f"names {segment.name}, which ends before it begins"
             if not (below is None or (at_most(segment.start, below) and at_most(below, segment.start))):
-                raise _damaged(folder, name, f"names {segment.name}, which does not continue the segment before it")
+                return f"names {segment.name}, which does not continue the segment before it"
             below = segment.stop
-    return manifest
+    return None
 
 
 def _damaged(folder: Path, name: str, seen: str) -> DamagedFile:
@@ -278,6 +320,14 @@ def of_first_commit(name: str) -> bool:
 
 
 def next_number(folder: Path, manifest: Manifest | None) -> int:
-    """A number that no file of the folder has."""
+    """A number that no file of the folder has.
+
+    Raises:
+        DamagedFile: there is none: the manifest says that there were more commits than any run makes.
+    """
     seen = [int(re.findall(r"\d+", p.name)[0]) for p in folder.iterdir() if _OURS.fullmatch(p.name)]
-    return 1 + max([0, *seen, *(c.number for c in manifest.commits)] if manifest else [0, *seen])
+    held = [c.number for c in manifest.commits] if manifest else []
+    number = 1 + max([0, *held, *(n for n in seen if n < MOST_COMMITS - 1)])
+    if number >= MOST_COMMITS:
+        raise DamagedFile(f"{folder} has had {number - 1:,} commits, as its files say.", "call save(path) instead.")
+    return number

@@ -9,7 +9,8 @@ import torch
 
 from ..errors import DamagedFile
 from ..exact import Journal
-from ..exact.tape import Move, moves_of
+from ..exact.tape import Move
+from . import contents
 from .manifest import (
     COPY,
     MANIFEST,
@@ -144,6 +145,8 @@ def whole_or_refused(folder: Path) -> Found:
         return _read(folder, manifest)
     except DamagedFile as error:
         left = survey(folder)
+        if not left.damaged:  # every byte is what was written: it was not we who wrote it
+            raise
         remedy = "use another copy of the folder"
         if left.commit is not None:
             remedy += ", or open it with salvage=True to go on with what is left"
@@ -166,6 +169,10 @@ def _read(folder: Path, manifest: Manifest) -> Found:
         _require_size(folder, segment)
     state = read_tensors(folder, commit.state)
     journal, moves, base = records_of(folder, manifest.journal, commit.first)
+    if journal.steps < commit.step or journal.first > commit.first:
+        held = f"steps {journal.first:,} to {journal.steps:,}"
+        seen = f"{folder}: the journal has {held}, the commit needs {commit.first:,} to {commit.step:,}."
+        raise DamagedFile(seen, "use another copy of the folder.")
     return Found(manifest, state, _cut(journal, moves, base, commit), moves)
 
 
@@ -180,13 +187,12 @@ def records_of(folder: Path, segments: Iterable[Segment], first: int) -> tuple[J
     journal, moves, base = Journal(first), {}, ()
     for segment in segments:
         tensors = read_tensors(folder, segment)
-        part = Journal.from_state(tensors)
+        with contents.checked(folder / segment.name):
+            part, held = contents.records_in(tensors, segment)
         if journal.steps != part.first or not base:
             journal, moves, base = Journal(part.first), {}, segment.start
         journal.extend(part)
-        for i in range(len(segment.stop) - 1):
-            held = moves_of({k: tensors[f"{i}.{k}"] for k in ("moves", "masks")})
-            moves[i] = moves.get(i, []) + held
+        moves = {i: [*moves.get(i, []), *held.get(i, [])] for i in moves.keys() | held.keys()}
     return journal, moves, base
 
 

@@ -21,7 +21,7 @@ from ..optim.buffers import Buffers
 from ..optim.integers import from_description
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
-from . import surroundings
+from . import contents, surroundings
 from .manifest import is_ours, is_run
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
 
 def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The description in what `core` gave."""
-    return json.loads(tensors["about"].numpy().tobytes())
+    return contents.about_of(tensors["about"].numpy().tobytes())
 
 
 def _state(traj: "Trajectory") -> dict[str, torch.Tensor]:
@@ -137,6 +137,10 @@ def load(cls: type["Trajectory"], path: str | os.PathLike, **functions: Any) -> 
     path = _file(path)
     tensors, about = _read(path)
     with rebuilding(cls, path, tensors, about, **functions) as traj:
+        with contents.checked(path):
+            lanes = traj.optimizer.tape.lanes
+            below = [x.stack.forgotten for x in lanes]
+            contents.check_records(traj.optimizer, traj.journal, [len(x.stack) for x in lanes], below)
         if traj.digest() != about["digest"]:
             raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
         traj.check_world()
@@ -156,10 +160,12 @@ def rebuilding(
     """A trajectory from the tensors and the description of a run; if the block raises, the model is put back."""
     try:
         _refuse_other_architecture(path, about["layout"], _layout(model))
+        with contents.checked(path):
+            contents.check_tensors(tensors, about)
         with _put_back_on_failure(model):
             traj = _rebuild(cls, tensors, about, model, **functions)
             yield traj
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except contents.FAULTS as error:
         if isinstance(error, LoschmidtError):
             raise
         raise DamagedFile(f"{path} does not hold a run that fits together ({error!r}).", "use another copy.") from error
@@ -229,7 +235,14 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     text = metadata.get("about", "")
     if metadata.get("digest") != _digest(text, tensors):
         raise DamagedFile(f"{path} is not what was saved: its digest differs.", "use another copy.")
-    return tensors, json.loads(text)
+    with contents.checked(path):
+        about = contents.about_of(text)
+        journal = {k.removeprefix("journal."): v for k, v in tensors.items() if k.startswith("journal.")}
+        contents.require(contents.journal_in(journal).steps >= about["first"], "a first step above the last one")
+        for i in range(len(json.loads(about["meta"])["lanes"])):
+            contents.words_in(tensors, f"tape.{i}.words")
+            contents.moves_in({k: tensors[f"tape.{i}.{k}"] for k in ("moves", "masks")})
+    return tensors, about
 
 
 def _refuse_other_architecture(path: Path, saved: dict[str, str], present: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 
-from ..errors import DamagedFile, LoschmidtError, printable
+from ..errors import DamagedFile, InvalidSetting, LoschmidtError, printable
 from ..exact import Journal
 from ..exact.tape import Move, moves_of
 from ..optim import ReversibleOptimizer, composed, settings
@@ -259,9 +259,16 @@ def check_records(opt: ReversibleOptimizer, journal: Journal, words: Sequence[in
             require(type(groups) is int and 0 < groups <= len(opt.param_groups), f"settings of step {step}")
             now = settings.unpack(entry["settings"], now)
             for each in now:
-                opt.check_settings(each)
+                _check_settings(opt, each)
     for lanes, count, below in zip(opt.tape.lanes, words, [*forgotten, *[0] * len(words)], strict=False):
         _check_moves(lanes.moves, lanes.heads.numel(), count, below, lanes.borrowed, lanes.index)
+
+
+def _check_settings(opt: ReversibleOptimizer, given: dict[str, Any]) -> None:
+    try:
+        opt.check_settings(given)
+    except InvalidSetting as error:
+        raise ValueError(error.seen) from error
 
 
 def _check_parts(opt: ReversibleOptimizer, now: Any, entry: Mapping[str, Any], blocks: int, step: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from .. import files, interrupt
 from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
@@ -25,6 +25,7 @@ from .manifest import (
     Manifest,
     Segment,
     is_run,
+    lock_of,
     of_first_commit,
     read_manifest,
     read_tensors,
@@ -77,7 +78,7 @@ class Folder:
         self.path, self.every, self.seconds = path, every, seconds
         self.manifest: Manifest | None = None
         self.moved = True
-        self._lock = FileLock(path / LOCK)
+        self._lock = lock_of(path)
         self._dead: set[str] = set()
         self._whole: set[str] = set()  # segments that were read and found whole
         self._ended, self._took, self.spent = time.monotonic(), 0.0, 0.0
@@ -348,6 +349,9 @@ class Folder:
                     f"{self.path / segment.name} is {wrong}: steps below {segment.steps[1]} are lost.",
                     f"seek({segment.steps[1]}) or later, or use another copy of the folder.",
                 )
+            if segment.name not in self._whole:
+                for lane in range(len(segment.stop)):
+                    InSegment(self.path, segment, lane).read()
             self._whole.add(segment.name)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from filelock import FileLock
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of_bytes
@@ -204,10 +205,11 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
 
 def _misfit(manifest: Manifest) -> str | None:
     """What does not fit together in a manifest, if anything."""
+    top = manifest.tape[-1].stop if manifest.tape else manifest.forgotten
     for c in manifest.commits:
         if c.first > c.step:
             return f"holds commit {c.number} of step {c.step}, which leads back to step {c.first}"
-        if not at_most(manifest.forgotten, c.tape) or (manifest.tape and not at_most(c.tape, manifest.tape[-1].stop)):
+        if not at_most(manifest.forgotten, c.tape) or not at_most(c.tape, top):
             return f"holds commit {c.number}, whose tape is not what its segments have"
     kinds = {"state": [c.state for c in manifest.commits], "tape": manifest.tape, "journal": manifest.journal}
     for kind, files in kinds.items():
@@ -317,6 +319,18 @@ def is_ours(name: str) -> bool:
 def of_first_commit(name: str) -> bool:
     """Whether a first commit that was cut short (a kill) can have left this file in a folder without a manifest."""
     return name == LOCK or name in TEMPORARY or bool(re.fullmatch(r"(state|tape|journal)-0*1\.safetensors", name))
+
+
+def lock_of(folder: Path) -> FileLock:
+    """The lock of a run, not yet acquired.
+
+    Raises:
+        DamagedFile: something else is in its place: a link would have another file opened for writing.
+    """
+    path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise DamagedFile(f"{path} is not a regular file.", "remove it, if nobody has the run open.")
+    return FileLock(path)
 
 
 def next_number(folder: Path, manifest: Manifest | None) -> int:

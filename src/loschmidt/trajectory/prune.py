@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from .. import files
 from ..errors import DamagedFile, InUse, InvalidSetting
 from .commit import Writing, replace_manifest, tensors_of_records
-from .manifest import LOCK, Commit, Manifest, Segment, at_most, strays
+from .manifest import Commit, Manifest, Segment, at_most, lock_of, strays
 from .salvage import records_of, survey
 
 
@@ -39,7 +39,7 @@ def prune(folder: Path, before: int | None = None) -> Pruned:
         DamagedFile: a file that is needed is damaged: open the run with salvage=True first. Nothing was changed.
         InvalidSetting: `before` is not a step that the run holds.
     """
-    lock = FileLock(folder / LOCK)
+    lock = lock_of(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:

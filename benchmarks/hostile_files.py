@@ -1,4 +1,4 @@
-"""Runs in folders and files that were made to do harm: how many of them raise, run, write or print what they should not?
+"""Files that were made to do harm: how many of them raise, run, write or print what they should not?
 
     python benchmarks/hostile_files.py [--files 300] [--first 0] [--json FILE]
 

@@ -553,7 +553,7 @@ TABLE = {
     ),
     "runs: list nowhere": (
         at(lambda s: s.command("runs", "list", s.path / "no")),
-        (Refused, "no is not a folder", "tape="),
+        (Refused, "there is no folder .*no", "tape="),
     ),
     "runs: prune what is open": (
         in_run(lambda s: s.command("runs", "prune", s.folder)),

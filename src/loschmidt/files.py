@@ -75,7 +75,8 @@ def _refuse_special(path: Path) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that nothing refers to yet, and see it to the disk. A link in its place is removed, not followed."""
-    path.unlink(missing_ok=True)
+    if os.path.lexists(path):
+        path.unlink()
     with open(path, "xb") as f:
         f.write(data)
         f.flush()

@@ -152,7 +152,7 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 def _require_folder(folder: Path, json: Path | None) -> None:
     if not folder.is_dir():
-        seen = f"{folder} is a file." if folder.exists() else f"there is no folder {folder}."
+        seen = f"{folder} is not a folder." if folder.exists() else f"there is no folder {folder}."
         raise InvalidSetting(seen, "give the folder that was given as tape=, or one above it.")
     if json is not None:
         refuse_unwritable(json)
@@ -162,7 +162,7 @@ def _require_run(folder: Path, json: Path | None) -> None:
     _require_folder(folder, json)
     if not is_run(folder):
         where = "the current folder" if folder == Path() else f"the folder {folder}"
-        raise DamagedFile(f"there is no run in {where}.", f"look for one: loschmidt runs list {folder}")
+        raise DamagedFile(f"there is no run in {where}.", f"look for one: `loschmidt runs list {folder}`.")
 
 
 def _facts(folder: Path) -> dict[str, Any]:

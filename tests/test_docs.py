@@ -180,6 +180,8 @@ def test_the_page_on_folders_shows_what_was_recorded():
     recorded = json.loads((ROOT / "benchmarks/results/durability.json").read_text())
     for name in ("kills", "flips"):
         assert f"| {name} | {recorded[name]['trials']:,} | {len(recorded[name]['failures'])} |" in page
+    hostile = json.loads((ROOT / "benchmarks/results/hostile_files.json").read_text())
+    assert f"{hostile['settings']['files']} such files" in page and f"pruned: {len(hostile['faults'])} raised" in page
     for path in sorted((ROOT / "benchmarks/results").glob("long-*.json")):
         r = json.loads(path.read_text())
         disk = f"{r['disk_over_bits']:.5f}" if r["disk_over_bits"] else "no tape"

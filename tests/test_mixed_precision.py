@@ -10,7 +10,7 @@ import loschmidt as lo
 from reference.bits import bits_of, differences
 from reference.mixed import STEPS, WAYS, Case, InLoop, InTrajectory, wrong
 
-SGD = {"kind": lo.optim.SGD, "settings": {"lr": 0.05}}
+SGD = {"kind": lo.optim.SGD, "settings": {"lr": 0.05, "momentum": 0.9}}
 ECD = {"kind": lo.optim.ECD, "settings": {"lr": 0.1, "weight_decay": 1e-3}}
 BFLOAT16 = {"dtype": torch.bfloat16}
 

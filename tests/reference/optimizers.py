@@ -39,6 +39,11 @@ class Record:
         return self.ours(params, **self.settings | self.lattice | changes)
 
 
+def with_momentum(kind, settings):
+    """Settings for tests of several optimizers: SGD needs a momentum."""
+    return {"momentum": 0.9} | settings if kind is lo.optim.SGD else settings
+
+
 SGD, ADAM_, ADAMW, ECD = lo.optim.SGD, lo.optim.Adam, lo.optim.AdamW, lo.optim.ECD
 BBI, ECDQ1 = lo.optim.BBI, lo.optim.ECDq1
 INT32 = {"lattice": torch.int32, "resolution": 2.0**-24}

@@ -50,6 +50,7 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "resolution": optimizer.resolution,
         "lattice": described(optimizer.integer_types),
         "seed": optimizer.seed,
+        "accumulates": optimizer.accumulates,
         "carried": {k: v.hex() for k, v in optimizer.carried.items()},
         "settings": optimizer._settings,
         "active": optimizer._active,
@@ -120,7 +121,8 @@ def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
         block.lanes, block.drift_lanes = next(lanes), block.drift_lanes and next(lanes)
     optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
     optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
-    optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
+    optimizer.resolution, optimizer.seed, optimizer._agreed = meta["resolution"], meta["seed"], False
+    optimizer.accumulates = optimizer.accumulates or meta.get("accumulates") is True
     optimizer._settings, optimizer._active = parsed.settings, meta["active"]
     for group, saved in zip(optimizer.param_groups, parsed.groups, strict=True):
         put(group, {k: v for k, v in saved.items() if k not in ("params", EXTRA)})
@@ -233,6 +235,7 @@ def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "settings": optimizer._settings,
         "active": optimizer._active,
         "element_steps": optimizer.tape.element_steps,
+        "schedulers": optimizer.schedulers.notes(),
         "groups": [_copied({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups],
     }
 
@@ -264,6 +267,7 @@ def _put_back(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     optimizer.tape.element_steps = saved["element_steps"]
     for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
         put(group, values)
+    optimizer.schedulers.put(optimizer, saved["schedulers"])
     flat.write(optimizer._slots)
     expose(optimizer, optimizer._slots)
     optimizer.passes.done()

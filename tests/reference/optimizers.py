@@ -155,6 +155,7 @@ class Loop:
         self.replay = replay
         self.optimizer = RECORDS[name].build(self.model.named_parameters(), **changes)
         self.needs_loss = self.optimizer.needs_loss
+        self.optimizer.accumulates = True  # two halves, and the loss of both
 
     def passes(self, step: int) -> torch.Tensor:
         """Gradients and loss of a step."""

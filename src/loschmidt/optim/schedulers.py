@@ -87,15 +87,16 @@ class Schedulers:
         if not self.suspected and present(optimizer) == settings:
             return
         mine = {id(one) for scheduler in self._alive() for one in _family(scheduler)}
-        for one in gc.get_objects():
-            if issubclass(type(one), _KINDS) and vars(one).get("optimizer") is optimizer and id(one) not in mine:
-                kind = type(one).__name__
-                raise InvalidSetting(
-                    f"undoing step {optimizer.steps - 1}: a {kind} of torch.optim.lr_scheduler sets this optimizer's "
-                    "learning rates. It would stay where it is, and every learning rate after the undo would be wrong.",
-                    f"say optimizer.undo_also(scheduler) before the first step, with the {kind} (or what contains it); "
-                    "or give a Trajectory the factor, lr=.",
-                )
+        others = [x for x in gc.get_objects() if issubclass(type(x), _KINDS) and vars(x).get("optimizer") is optimizer]
+        others = [one for one in others if id(one) not in mine]
+        inner = {id(x) for one in others for x in _family(one)[1:]}
+        for kind in (type(one).__name__ for one in others if id(one) not in inner):
+            raise InvalidSetting(
+                f"undoing step {optimizer.steps - 1}: a {kind} of torch.optim.lr_scheduler sets this optimizer's learning "
+                "rates. It would stay where it is, and every learning rate after the undo would be wrong.",
+                f"say optimizer.undo_also(scheduler) before the first step, with the {kind}; or let a Trajectory "
+                "do it: lr=, a factor by step.",
+            )
         self.suspected = False
 
     def _alive(self) -> list[Any]:

@@ -3,6 +3,8 @@
 `state_dict()["state"][i]` has the step count and the integers of parameter i, by lattice name ("q" the
 parameters, "p" the momentum, "m" and "v" Adam's moments). Everything else that going back needs (exponents,
 tape, journal) stands in the first param group under "loschmidt", where torch.distributed.checkpoint keeps it too.
+A last param group without parameters says whose state it is: torch's own optimizers, which would go on without a
+momentum or fail at the next step, refuse to load it for the number of its groups.
 """
 
 import json
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 EXTRA = "loschmidt"
 FORMAT = 1
+NOT_TORCHS = "a state of loschmidt's {}: torch.optim cannot go on from it. Load the model's weights, and begin anew."
 
 
 def expose(optimizer: "ReversibleOptimizer", slots: Sequence[flat.Slot]) -> None:
@@ -74,7 +77,9 @@ def state_dict(optimizer: "ReversibleOptimizer", torchs: dict[str, Any]) -> dict
         group.pop(EXTRA, None)
         numbers = {k: v for k, v in group.items() if k in optimizer.defaults and not isinstance(v, torch.Tensor)}
         group |= plain(numbers)
+    mark = groups[0] | {"params": [], EXTRA: NOT_TORCHS.format(type(optimizer).__name__)}
     groups[0][EXTRA] = {"meta": json.dumps(meta)} | tensors
+    groups.append({k: v for k, v in mark.items() if k != "param_names"})
     return torchs | {"state": state, "param_groups": groups}
 
 
@@ -99,6 +104,8 @@ def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> 
     """Inverse of `state_dict`; everything is read and checked before anything is changed."""
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         given = hook(optimizer, given) or given
+    groups = [group for group in given.get("param_groups", []) if not isinstance(group.get(EXTRA), str)]
+    given = given | {"param_groups": groups}
     parsed = _parsed(optimizer, given)
     with interrupt.critical(), torch.no_grad():
         _take_over(optimizer, parsed)

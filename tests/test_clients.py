@@ -331,6 +331,7 @@ def test_passes_that_reach_different_parameters_count():
     assert opt.backward.count == 1
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
 def test_passes_with_create_graph_count():
     """They replace the gradient's tensor, and do not add in place."""
     run = Micro()

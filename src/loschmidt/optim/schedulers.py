@@ -92,8 +92,8 @@ class Schedulers:
         inner = {id(x) for one in others for x in _family(one)[1:]}
         for kind in (type(one).__name__ for one in others if id(one) not in inner):
             raise InvalidSetting(
-                f"undoing step {optimizer.steps - 1}: a {kind} of torch.optim.lr_scheduler sets this optimizer's learning "
-                "rates. It would stay where it is, and every learning rate after the undo would be wrong.",
+                f"undoing step {optimizer.steps - 1}: a {kind} of torch.optim.lr_scheduler sets this optimizer's "
+                "learning rates. It would stay where it is, and every learning rate after the undo would be wrong.",
                 f"say optimizer.undo_also(scheduler) before the first step, with the {kind}; or let a Trajectory "
                 "do it: lr=, a factor by step.",
             )

@@ -83,7 +83,7 @@ from reference.sites import (
 
 def parameter(value):
     """An optimizer of a good parameter and a bad one."""
-    return at(lambda site: SGD([*site.model.parameters(), nn.Parameter(value, requires_grad=False)]))
+    return at(lambda site: SGD([*site.model.parameters(), nn.Parameter(value, requires_grad=False)], momentum=0.9))
 
 
 def option(kind, **settings):
@@ -396,7 +396,7 @@ TABLE = {
     ),
     # models, losses, gradients
     "model is none": (
-        at(lambda s: lo.Trajectory(3, s.settings(SGD), loss, schedule())),
+        at(lambda s: lo.Trajectory(3, s.settings(SGD, momentum=0.9), loss, schedule())),
         (SET, "model is a int", "Module"),
     ),
     "torch's optimizer": (
@@ -404,7 +404,7 @@ TABLE = {
         (SET, "opt is a torch.optim.* which cannot be wound back", r"use one of lo\.optim\.SGD"),
     ),
     "the optimizer of another model": (
-        at(lambda s: s.start(opt=SGD(network().parameters()))),
+        at(lambda s: s.start(opt=SGD(network().parameters(), momentum=0.9))),
         (SET, r"opt holds .* of shape \(8, 4\), which is no parameter of model", "from this model's parameters"),
     ),
     "loss is a number": (given(loss=0.5), (SET, "loss is a float, and cannot be called", r"loss\(model, batch\)")),
@@ -503,9 +503,13 @@ TABLE = {
     "augment is a number": (data(X, 8, augment=3), (SET, "augment: 3 cannot be called", r"augment\(sample, rng\)")),
     "a batch between two steps": (at(lambda s: schedule().batch(2.5)), (SET, "step: 2.5", "an int for step")),
     # optimizers
-    "an unknown setting": (option(SGD, lr=0.1, wobble=3), (SET, "SGD has no setting 'wobble'", "it has: lr, momentum")),
+    "an unknown setting": (
+        option(SGD, lr=0.1, momentum=0.9, wobble=3),
+        (SET, "SGD has no setting 'wobble'", "it has: lr, momentum"),
+    ),
     "Nesterov": (option(SGD, nesterov=True), (SET, "nesterov=True is refused", "leave nesterov out")),
-    "no momentum": (option(SGD, momentum=0), (SET, "momentum=0: without momentum", "for example 0.9")),
+    "momentum of 0": (option(SGD, momentum=0), (SET, "momentum=0: without momentum", "for example 0.9")),
+    "no momentum": (option(SGD, lr=0.1), (SET, "given no momentum, and torch's default of 0", "write momentum=0.9")),
     "b1 = 0": (option(Adam, betas=(0, 0.9)), (SET, r"betas=\(0, 0.9\)", "0.9")),
     "a resolution that is no power of two": (option(AdamW, resolution=0.3), (SET, "resolution=0.3", r"2\*\*-40")),
     "amsgrad": (option(AdamW, amsgrad=True), (SET, "amsgrad=True is refused", "leave amsgrad out")),

@@ -15,7 +15,7 @@ from loschmidt.trajectory import environment
 from reference.bits import bits_of, differences
 from reference.mixed import STEPS, Case, InLoop, InTrajectory, Net, wrong
 
-SGD = {"kind": lo.optim.SGD, "settings": {"lr": 0.05}}
+SGD = {"kind": lo.optim.SGD, "settings": {"lr": 0.05, "momentum": 0.9}}
 ECD = {"kind": lo.optim.ECD, "settings": {"lr": 0.1, "weight_decay": 1e-3}}
 DYNAMO, AOT, STATIC = {"backend": "eager", "fullgraph": True}, {"backend": "aot_eager"}, {"dynamic": False}
 ALL = {"autocast": True, "micro": 3}
@@ -134,7 +134,7 @@ FORMS = {"plain": Net, "wrapped": lambda: torch.compile(Net(), **DYNAMO), "in pl
 
 def run_of(model, **how):
     case = Case(**SGD)
-    opt = lo.optim.SGD(model.named_parameters(), lr=0.05)
+    opt = lo.optim.SGD(model.named_parameters(), lr=0.05, momentum=0.9)
     return lo.Trajectory(model, opt, case.loss, case.batch, digest_every=2, **how)
 
 

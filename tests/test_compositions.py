@@ -311,7 +311,7 @@ def test_a_source_without_negative_steps_and_an_optimizer_with_friction_are_refu
     with pytest.raises(lo.errors.InvalidSetting, match="decoupled"):
         decoupled.reverse_time()
     assert not decoupled.param_groups[0]["mirrored"]
-    sgd = lo.optim.SGD(model.parameters(), lr=0.1)
+    sgd = lo.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     other = lo.Trajectory(model, sgd, lambda m, b: m(b).square().mean(), batches.__getitem__)
     with pytest.raises(lo.errors.InvalidSetting, match="friction"), other.time_reversed():
         pass

@@ -150,7 +150,7 @@ def test_a_branch_is_never_committed(tmp_path):
 
 def test_the_tape_lies_on_disk_at_its_bits_and_segments_stay_few(tmp_path):
     task = lo.tasks.modular_addition()
-    opt = lo.optim.SGD(task.model.parameters(), lr=0.03)
+    opt = lo.optim.SGD(task.model.parameters(), lr=0.03, momentum=0.9)
     with lo.Trajectory(
         task.model, opt, task.loss, lo.data.Schedule(task.train), tape=tmp_path, commit_every=20
     ) as traj:

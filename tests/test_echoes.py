@@ -19,7 +19,7 @@ KINDS = {
     "ECD-leapfrog": (lo.optim.ECD, {"lr": 0.1, "integrator": "leapfrog"}),
     "ECD-rescaled": (lo.optim.ECD, {"lr": 0.1, "delta_energy": 2.0, "conserve": "rescale"}),
     "ECD-auto": (lo.optim.ECD, {"lr": "auto"}),
-    "SGD": (lo.optim.SGD, {"lr": 0.1}),
+    "SGD": (lo.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "Adam": (lo.optim.Adam, {"lr": 0.01}),
 }
 PERTURBED = {

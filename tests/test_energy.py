@@ -80,9 +80,9 @@ SETTINGS = {
     "ECDq1, each tensor": ("ECDq1", {"lr": 0.1, "eta": 20.0, "projection": "per-tensor"}),
     "ECDq1, turned round": ("ECDq1", {"lr": 2.0, "eta": 200.0}),
     "ECD, friction": ("ECD", {"lr": 0.3, "delta_energy": 0.5, "weight_decay": 0.1, "momentum": 0.9}),
-    "SGD": ("SGD", {"lr": 0.5, "weight_decay": 0.1}),
+    "SGD": ("SGD", {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}),
     "SGD, dampened": ("SGD", {"lr": 0.5, "momentum": 0.8, "dampening": 0.3}),
-    "SGD up": ("SGD", {"lr": 0.01, "maximize": True}),
+    "SGD up": ("SGD", {"lr": 0.01, "momentum": 0.9, "maximize": True}),
     "Adam": ("Adam", {"lr": 0.01, "weight_decay": 0.1}),
     "AdamW": ("AdamW", {"lr": 0.01, "weight_decay": 0.5}),
 }

@@ -405,7 +405,7 @@ def test_groups_with_their_own_lr_keep_the_length_of_a_direction(name):
 def test_a_closure_may_set_the_learning_rate():
     def trained(inside):
         w = torch.nn.Parameter(torch.ones(3))
-        opt = lo.optim.SGD([w], lr=0.1)
+        opt = lo.optim.SGD([w], lr=0.1, momentum=0.9)
         for step in range(3):
 
             def closure(step=step):

@@ -148,7 +148,7 @@ def test_near_and_far_from_zero(scale, settings, kernels):
         kernels(mode)
         torch.manual_seed(0)
         p = nn.Parameter(torch.randn(100, dtype=torch.float64) * scale)
-        optimizer = lo.optim.SGD([p], lr=0.1, **settings)
+        optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9, **settings)
         states = walk(optimizer, [p], STEPS, lambda step: scale)
         turns.append(states[-1])
         assert walk_back(optimizer, [p], states, lambda step: scale) == []
@@ -202,7 +202,7 @@ def test_a_step_that_is_refused_changes_nothing():
 def test_edited_weights_are_noticed_and_kept(way, mode, kernels):
     kernels(mode)
     p = nn.Parameter(torch.randn(100))
-    optimizer = lo.optim.SGD([p], lr=0.1)
+    optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9)
     before = walk(optimizer, [p], 3)[-1]
     p.data[40] += 1e-3
     values = p.detach().clone()
@@ -282,7 +282,7 @@ def test_passes_follow_torch(name):
 
 def test_steps_tell_autograd_that_weights_have_changed():
     p = nn.Parameter(torch.randn(100))
-    optimizer = lo.optim.SGD([p], lr=0.1)
+    optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9)
     loss = (p * p).sum()
     gradients([p])
     optimizer.step()
@@ -292,7 +292,7 @@ def test_steps_tell_autograd_that_weights_have_changed():
 
 def test_nothing_of_the_size_of_a_deep_block_is_kept_but_its_lattices():
     p = nn.Parameter(torch.randn(100))
-    optimizer = lo.optim.SGD([p], lr=0.1)
+    optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9)
     walk(optimizer, [p], 3)
     block = optimizer._slots[0].block
     assert block.shown is None and block._gradient is None and block.operands is None
@@ -300,7 +300,7 @@ def test_nothing_of_the_size_of_a_deep_block_is_kept_but_its_lattices():
 
 def test_a_pass_that_does_not_compile_runs_on_tensors(monkeypatch):
     p = nn.Parameter(torch.randn(100))
-    optimizer = lo.optim.SGD([p], lr=0.1)
+    optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9)
     monkeypatch.setattr(native, "function", lambda *_: (None, False))
     states = walk(optimizer, [p], STEPS)
     assert walk_back(optimizer, [p], states) == []
@@ -407,7 +407,7 @@ class Odd(lo.optim.SGD):
 def test_other_formulas_are_done_op_by_op(drift, monkeypatch):
     monkeypatch.setattr(Odd, "drift", staticmethod(drift))
     p = nn.Parameter(torch.randn(100))
-    optimizer = Odd([p], lr=0.1)
+    optimizer = Odd([p], lr=0.1, momentum=0.9)
     states = walk(optimizer, [p], STEPS)
     assert differences(states[0], states[-1]) and walk_back(optimizer, [p], states) == []
 
@@ -418,7 +418,7 @@ def test_a_momentum_that_grows(monkeypatch):
     monkeypatch.setattr(Odd, "drift", staticmethod(lambda part: part.value("p") * part["lr"]))
     monkeypatch.setattr(Odd, "kicks", lambda self: grows, raising=False)
     p = nn.Parameter(torch.randn(100))
-    optimizer = Odd([p], lr=0.01)
+    optimizer = Odd([p], lr=0.01, momentum=0.9)
     states = walk(optimizer, [p], 40)
     assert walk_back(optimizer, [p], states) == []
 
@@ -462,9 +462,9 @@ def test_a_sum_over_all_parameters_must_be_declared(monkeypatch):
     p = nn.Parameter(torch.randn(100))
     gradients([p])
     with pytest.raises(lo.errors.InvalidSetting, match="needs"):
-        Odd([p], lr=0.1).step()
+        Odd([p], lr=0.1, momentum=0.9).step()
     monkeypatch.setattr(Odd, "needs", ("p",))
-    optimizer = Odd([p], lr=0.1)
+    optimizer = Odd([p], lr=0.1, momentum=0.9)
     assert walk_back(optimizer, [p], walk(optimizer, [p], STEPS)) == []
 
 
@@ -534,7 +534,7 @@ def test_a_kernel_cache_that_goes_away_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "_cache", lambda: tmp_path / "gone")
     monkeypatch.setattr(native, "_functions", {})
     parameters = [nn.Parameter(torch.randn(50))]
-    optimizer = lo.optim.SGD(parameters, lr=0.1)
+    optimizer = lo.optim.SGD(parameters, lr=0.1, momentum=0.9)
     states = walk(optimizer, parameters, STEPS)  # on tensors
     assert walk_back(optimizer, parameters, states) == []
 
@@ -549,14 +549,14 @@ def test_a_damaged_kernel_is_made_anew(tmp_path, monkeypatch):
             file.unlink()  # it is mapped
             file.write_bytes(half)
         parameters = [nn.Parameter(torch.randn(50))]
-        walk(lo.optim.SGD(parameters, lr=0.1), parameters, 2)
+        walk(lo.optim.SGD(parameters, lr=0.1, momentum=0.9), parameters, 2)
         assert None not in native._functions.values()
 
 
 def test_a_wrong_closure_that_edits_weights_that_do_not_lie_flat():
     torch.manual_seed(0)
     p = nn.Parameter(torch.randn(12, 9).t())
-    optimizer = lo.optim.SGD([p], lr=0.1)
+    optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9)
     states = walk(optimizer, [p], 3)
 
     def wrong():
@@ -587,7 +587,7 @@ def test_many_shears_of_one_lattice_and_many_lattices(kernels):
     for mode in ("native", "eager"):
         kernels(mode)
         p = nn.Parameter(torch.ones(50))
-        optimizer = Many([p], lr=1e-9)
+        optimizer = Many([p], lr=1e-9, momentum=0.9)
         states = walk(optimizer, [p], 2, lambda step: 50.0)
         turns.append(states[-1])
         assert walk_back(optimizer, [p], states, lambda step: 50.0) == []

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import loschmidt as lo
 from loschmidt.optim import BBI, ECD, SGD, Adam, AdamW, ECDq1
 from reference.bits import bits_of, differences
+from reference.optimizers import with_momentum
 
 # -- construction ----------------------------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ def test_settings_without_an_inverse_are_refused(kind, settings, words):
     w = nn.Parameter(torch.tensor([0.1, 0.2]))
     before = w.detach().clone()
     with pytest.raises(lo.InvalidSetting, match=words) as caught:
-        kind([w], **settings)
+        kind([w], **with_momentum(kind, settings))
     assert caught.value.remedy
     assert isinstance(caught.value, (lo.LoschmidtError, ValueError))
     assert torch.equal(w, before)
@@ -103,7 +105,7 @@ GROUPS = {
 @pytest.mark.parametrize("what", GROUPS)
 def test_settings_of_a_group_are_refused_alike(what):
     settings, words = GROUPS[what]
-    opt, new = SGD([nn.Parameter(torch.ones(2))]), nn.Parameter(torch.tensor([1 / 3]))
+    opt, new = SGD([nn.Parameter(torch.ones(2))], momentum=0.9), nn.Parameter(torch.tensor([1 / 3]))
     before = opt.digest()
     with pytest.raises(lo.InvalidSetting, match=words):
         opt.add_param_group({"params": [new]} | settings)
@@ -114,7 +116,10 @@ def test_settings_of_a_group_are_refused_alike(what):
 
 def test_marks_of_schedulers_and_frameworks_are_no_settings():
     marks = {"initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0, "base_momentum": 0.8, "max_momentum": 0.9, "swa_lr": 0.1}
-    opt = SGD([{"params": [nn.Parameter(torch.ones(2))], "name": "head", "lr_scale": 0.5, "nesterov": False} | marks])
+    opt = SGD(
+        [{"params": [nn.Parameter(torch.ones(2))], "name": "head", "lr_scale": 0.5, "nesterov": False} | marks],
+        momentum=0.9,
+    )
     opt.param_groups[0]["a mark of one's own"] = 1
     opt.param_groups[0]["params"][0].grad = torch.ones(2)
     opt.step()
@@ -139,10 +144,10 @@ PARAMETERS = {
 @pytest.mark.parametrize("what", PARAMETERS)
 def test_parameters_that_cannot_be_wound_back_are_refused(what):
     values, error, words = PARAMETERS[what]
-    opt = SGD([nn.Parameter(torch.ones(2))])
+    opt = SGD([nn.Parameter(torch.ones(2))], momentum=0.9)
     before = opt.digest()
     good = nn.Parameter(torch.tensor([1 / 3]))
-    for make in (SGD, lambda params: opt.add_param_group({"params": params})):
+    for make in (partial(SGD, momentum=0.9), lambda params: opt.add_param_group({"params": params})):
         with pytest.raises(error, match=words):
             make([good, *(nn.Parameter(v, requires_grad=False) for v in values)])
     assert torch.equal(good.detach(), torch.tensor([1 / 3]))
@@ -152,18 +157,20 @@ def test_parameters_that_cannot_be_wound_back_are_refused(what):
 
 def test_parameters_side_by_side_in_one_memory_are_accepted():
     base = torch.ones(4, 6)
-    opt = SGD([nn.Parameter(x) for x in (base[:, :2], base[:2, 2::2], base[:, 3::2], base[2:, 2], base[3, 4:5])])
+    opt = SGD(
+        [nn.Parameter(x) for x in (base[:, :2], base[:2, 2::2], base[:, 3::2], base[2:, 2], base[3, 4:5])], momentum=0.9
+    )
     assert opt.numel == 8 + 4 + 8 + 2 + 1
 
 
 def test_a_parameter_given_twice_is_refused():
     w = nn.Parameter(torch.ones(2))
     with pytest.raises(lo.InvalidSetting, match="twice"):
-        SGD([w, w])
+        SGD([w, w], momentum=0.9)
     with pytest.raises(lo.InvalidSetting, match="twice"):
-        SGD([w]).add_param_group({"params": [w]})
+        SGD([w], momentum=0.9).add_param_group({"params": [w]})
     with pytest.raises(TypeError, match="set"):
-        SGD([{"params": {w}}])
+        SGD([{"params": {w}}], momentum=0.9)
 
 
 # -- steps -----------------------------------------------------------------------------------------------
@@ -174,7 +181,7 @@ class Run:
 
     def __init__(self, kind, **settings):
         self.model = nn.ParameterDict({"w": torch.linspace(-1, 1, 5), "u": torch.ones(2, 2)}).double()
-        self.opt = kind(self.model.named_parameters(), **settings)
+        self.opt = kind(self.model.named_parameters(), **with_momentum(kind, settings))
         self.start = self.bits()
         for _ in range(3):
             self.good_step()
@@ -298,7 +305,7 @@ def one_ulp_off(run):
 
 def nothing_left(run):
     keep = run.opt
-    run.opt = SGD([nn.Parameter(torch.ones(1))])
+    run.opt = SGD([nn.Parameter(torch.ones(1))], momentum=0.9)
     try:
         run.opt.unstep(lambda: None)
     finally:
@@ -448,7 +455,7 @@ BELOW = {  # settings, gradient, lattice whose updates are lost
 def test_updates_below_the_resolution_are_warned_of_once(what, action):
     kind, settings, gradient, lattice = BELOW[what]
     w = nn.Parameter(torch.ones(4, dtype=torch.float64))
-    opt = kind([w], **settings)
+    opt = kind([w], **with_momentum(kind, settings))
     start = opt.digest()
     loss, seen = torch.tensor(1.0), []
     with warnings.catch_warnings(record=True) as caught:

@@ -92,7 +92,7 @@ class Loop:
     def __init__(self, kind, named):
         torch.manual_seed(0)
         self.named, self.model = named, kind()
-        self.optimizer = lo.optim.SGD(self.model.parameters(), lr=0.05)
+        self.optimizer = lo.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
 
     def passes(self, step):
         self.optimizer.zero_grad()

@@ -16,11 +16,12 @@ from loschmidt.exact import Contract, Rescale, Shear
 from loschmidt.models import OneLayerTransformer
 from loschmidt.physics.state import Layout
 from reference import steps
+from reference.optimizers import with_momentum
 
 SMOOTH = {  # optimizer, settings, the same step written down independently
     "SGD": (
         lo.optim.SGD,
-        {"lr": 0.1, "weight_decay": 0.01},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
         partial(steps.sgd, lr=0.1, momentum=0.9, weight_decay=0.01),
     ),
     "SGD-free": (lo.optim.SGD, {"lr": 0.05, "momentum": 1.0}, partial(steps.sgd, lr=0.05, momentum=1.0)),
@@ -40,7 +41,7 @@ def run(kind=lo.optim.SGD, settings=None, to=20, dtype=torch.float64, batch_size
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
         x = torch.randn(24, 3).to(dtype)
     data = lo.data.Schedule((x, torch.stack([x.sum(1).sin(), x[:, 0]], 1)), batch_size=batch_size)
-    opt = kind(model.parameters(), **({"lr": 0.1} if settings is None else settings))
+    opt = kind(model.parameters(), **with_momentum(kind, {"lr": 0.1} if settings is None else settings))
     return lo.Trajectory(model, opt, loss, data, **given).seek(to)
 
 
@@ -318,7 +319,9 @@ def test_frozen_parameters_and_empty_batches():
     traj = run(to=0)
     traj.model[0].requires_grad_(False)
     data = traj.data
-    traj = lo.Trajectory(traj.model, lo.optim.SGD(traj.model.parameters()), loss, lambda t: None if t == 3 else data(t))
+    traj = lo.Trajectory(
+        traj.model, lo.optim.SGD(traj.model.parameters(), momentum=0.9), loss, lambda t: None if t == 3 else data(t)
+    )
     traj.seek(6)
     found = physics.tangent(traj, 0, 6, 2)
     assert torch.isfinite(found.total).all()
@@ -388,7 +391,7 @@ def test_a_copy_that_is_another_function_is_noticed():
     def particular(model, batch):
         return loss(model, batch) * (1.0 if model is own else 1.1)
 
-    traj = lo.Trajectory(own, lo.optim.SGD(own.parameters(), lr=0.1), particular, traj.data).seek(5)
+    traj = lo.Trajectory(own, lo.optim.SGD(own.parameters(), lr=0.1, momentum=0.9), particular, traj.data).seek(5)
     before = traj.digest()
     with pytest.raises(lo.NotSmooth, match="another function"):
         physics.tangent(traj, 1, 3)
@@ -407,7 +410,7 @@ def test_what_has_no_tangent_is_refused_and_nothing_has_moved():
     counting = run(to=0)
     model = Counts()
     counting = lo.Trajectory(
-        model, lo.optim.SGD(model.parameters()), lambda m, b: m(b[0]).square().mean(), counting.data
+        model, lo.optim.SGD(model.parameters(), momentum=0.9), lambda m, b: m(b[0]).square().mean(), counting.data
     )
     cases = [
         (run(**clip), "after_backward"),

@@ -183,7 +183,7 @@ def test_a_group_added_on_the_way_is_passed_going_back(reopened, tmp_path):
 def test_old_gradients_of_other_parameters_do_not_count():
     """Clipping over all parameters must not see what the evaluation before left on those outside the optimizer."""
     model, batch = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)]), torch.ones(4, 3)
-    opt = lo.optim.SGD(model[0].parameters(), lr=0.1)
+    opt = lo.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
     traj = lo.Trajectory(
         model, opt, lambda m, x: 9 * m[1](m[0](x)).square().mean(), lambda step: batch, after_backward=clip
     )
@@ -227,7 +227,7 @@ class Counting(torch.nn.Linear):
 
 def test_buffers_that_appear_and_grow_come_back(tmp_path):
     model = Counting()
-    opt = lo.optim.SGD(model.parameters(), lr=0.1)
+    opt = lo.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     data = lo.data.Schedule(torch.arange(30.0).view(10, 3) / 30, batch_size=2)
     traj = lo.Trajectory(model, opt, lambda m, x: m(x).square().mean(), data)
     start = traj.digest()
@@ -619,7 +619,7 @@ def test_another_environment_is_refused_only_if_it_gives_other_bits(monkeypatch)
 
 def test_arguments_that_cannot_work_are_named():
     model, other = Network(), Network()
-    opt = lo.optim.SGD(groups(model, 0.1), lr=0.1)
+    opt = lo.optim.SGD(groups(model, 0.1), lr=0.1, momentum=0.9)
     usual = {"model": model, "opt": opt, "loss": loss, "data": lo.data.Schedule(dataset())}
     for change, words in (
         ({"model": model.state_dict()}, "torch.nn.Module"),

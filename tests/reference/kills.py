@@ -28,7 +28,7 @@ from loschmidt.trajectory.folder import Folder
 FAR, NEAR, EVERY = 26, 9, 3
 PHASES = ("start", "forward", "branch", "back", "commit", "done")
 OPTIMIZERS = {
-    "SGD": (lo.optim.SGD, {"lr": 0.01}),
+    "SGD": (lo.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
     "AdamW": (lo.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
     "ECD": (lo.optim.ECD, {"lr": 0.1, "delta_energy": 2.0, "conserve": "rescale"}),
 }

@@ -88,6 +88,7 @@ class Walk:
         torch._dynamo.reset()
         self.case, self.model = case, case.model()
         self.opt = case.kind(self.model.parameters(), **case.settings)
+        self.opt.accumulates = case.micro > 1
 
     def bits(self) -> State:
         return bits_of(self.opt, self.model)

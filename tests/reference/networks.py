@@ -11,7 +11,7 @@ import loschmidt as lo
 from .bits import State, bits_of
 
 OPTIMIZERS: dict[str, tuple[type, dict[str, Any]]] = {
-    "SGD": (lo.optim.SGD, {"lr": 0.05, "weight_decay": 1e-3}),
+    "SGD": (lo.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}),
     "Adam": (lo.optim.Adam, {"lr": 0.005}),
     "AdamW": (lo.optim.AdamW, {"lr": 0.005, "weight_decay": 0.1}),
     "AdamW-int32": (

@@ -39,6 +39,11 @@ class Record:
         return self.ours(params, **self.settings | self.lattice | changes)
 
 
+def with_momentum(kind, settings):
+    """Settings for tests of several optimizers: SGD needs a momentum."""
+    return {"momentum": 0.9} | settings if kind is lo.optim.SGD else settings
+
+
 SGD, ADAM_, ADAMW, ECD = lo.optim.SGD, lo.optim.Adam, lo.optim.AdamW, lo.optim.ECD
 BBI, ECDQ1 = lo.optim.BBI, lo.optim.ECDq1
 INT32 = {"lattice": torch.int32, "resolution": 2.0**-24}
@@ -150,6 +155,7 @@ class Loop:
         self.replay = replay
         self.optimizer = RECORDS[name].build(self.model.named_parameters(), **changes)
         self.needs_loss = self.optimizer.needs_loss
+        self.optimizer.accumulates = True  # two halves, and the loss of both
 
     def passes(self, step: int) -> torch.Tensor:
         """Gradients and loss of a step."""

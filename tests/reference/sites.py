@@ -409,7 +409,7 @@ def of_another_class(folder):
     shutil.rmtree(folder)
     kind = type("Homemade", (SGD,), {"__doc__": "Somebody's own."})
     model = network()
-    with begin(model, kind(model.parameters()), tape=folder) as traj:
+    with begin(model, kind(model.parameters(), momentum=0.9), tape=folder) as traj:
         traj.seek(3)
     del lo.optim.ReversibleOptimizer.registry["Homemade"]
 

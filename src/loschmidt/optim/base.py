@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 
 from .. import exact, interrupt
-from ..errors import BelowResolution, InvalidSetting, NonFinite, OutOfReach
+from ..errors import BelowResolution, InvalidSetting, OutOfReach
 from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
-from . import composed, flat, groups, record, serial
+from . import composed, flat, groups, losses, processes, record, serial
 from .integers import LatticeTypes, integer_types
 from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients
 from .replay import Passes
+from .schedulers import Schedulers
 from .settings import Settings, present, refuse_options, require_number
 
 Closure = Callable[[], Any]
@@ -39,6 +40,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         carried: scalars that live longer than a step (ECD's energy shell, the lowest loss so far), by name.
         seed: key of random draws (scattering, `replay`, the tape's reserve).
         integer_types: dtype of each lattice's integers, by name.
+        schedulers: those that are undone with the steps, see `undo_also`.
+        backward: how many backward passes went into the gradients, if a step reads the loss.
+        accumulates: set it to True where steps have several backward passes and are given the loss of all of them.
     """
 
     lattices: ClassVar[dict[str, float | None]] = {}
@@ -49,6 +53,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
     """Settings that must be the same in all param groups."""
     carries: ClassVar[tuple[str, ...]] = ()
     """Scalars of a step that stay known afterwards, in `carried`, until that step is undone."""
+    accumulates: bool = False
     registry: ClassVar[dict[str, type["ReversibleOptimizer"]]] = {}
     """Subclasses by name, from which `Trajectory.load` rebuilds an optimizer."""
 
@@ -73,6 +78,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         finer = {k: e if r is None else max(e, round(-math.log2(r))) for k, r in self.lattices.items()}
         self._exponents = {"q": e} | finer
         self.tape, self.journal, self.passes = Tape(), Journal(), Passes()
+        self.backward, self.schedulers, self._agreed = losses.BackwardPasses(), Schedulers(), False
         self.carried: dict[str, float] = {}
         self._slots: list[flat.Slot] = []
         self._settings: Settings | None = None  # of the last step; the journal has the ones before
@@ -131,6 +137,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """
         with interrupt.critical() as section, torch.no_grad():
             try:
+                processes.agree(self, section)
                 settings = present(self)
                 inside = self.evaluates_inside(settings)
                 if inside is not None:
@@ -152,7 +159,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]
         flat.check_unedited(self._slots, later=mine)
-        value = self._loss_value(loss, required=bool(active))
+        value = losses.value_of(self, loss, required=bool(active))
         flat.gather(mine, self.steps)
         world = flat.world_of(mine, settings, World([], value, self.steps, self.seed, carried=self.carried), counting=1)
         check, looking = None, world.step % _CHECK_RESOLUTION_EVERY == 1
@@ -194,13 +201,15 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         Raises:
             OutOfReach: there is no step to undo.
             ReplayMismatch: the closure's gradient is not the step's. The step stands as before the call.
-            EditedOutside, InvalidSetting: parameters or the state were edited. Nothing was changed.
+            EditedOutside, InvalidSetting: parameters or the state were edited, or a scheduler of torch.optim was left
+                out (`undo_also`). Nothing was changed.
             NonFinite, LatticeOverflow: only after `adopt`, on a path that was never recorded. As before the call.
         """
         if self.steps == self.journal.first:
             raise OutOfReach(
                 f"there is no step to undo: this is step {self.steps}, where the record begins.", "take a step first."
             )
+        self.schedulers.refuse_unknown(self, self._settings)
         with interrupt.critical() as section, torch.no_grad():
             if "parts" in self.journal.peek()[1]:
                 return composed.go_back(self, closure, section)
@@ -230,7 +239,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad(), buffers.watching(), section.interruptible():
                 loss = closure()
             drew = passes.visits == 0 and not torch.equal(rng, torch.get_rng_state())
-            world.loss = self._loss_value(loss, required=bool(active))
+            world.loss = losses.value_of(self, loss, required=bool(active))
             passes.note(buffers.changed())
             refuse_other_gradients(self._slots, active, step)
             flat.gather(mine, step)
@@ -253,6 +262,19 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         buffers.put(passes.done() | recorded)
         record.pop(self, active)
         return loss
+
+    def undo_also(self, scheduler: Any) -> Any:
+        """Let `unstep` put a scheduler of torch.optim back to where it stood at the step; returns the scheduler.
+
+        Say it before the first step, and of each in the same order after loading. Functions given to a scheduler
+        (`LambdaLR`) are taken to depend on the epoch alone. If a scheduler is left out, undoing is refused (but for a
+        ReduceLROnPlateau that has not lowered anything yet, which cannot be seen).
+
+        Raises:
+            InvalidSetting: it is of another optimizer, or keeps its state in more than numbers and words.
+        """
+        self.schedulers.add(self, scheduler)
+        return scheduler
 
     def adopt(self) -> int:
         """Take over parameter values that were edited outside (loaded, clamped, perturbed) as the new state.
@@ -310,6 +332,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear gradients, as in torch; the next `replay` counts as the first pass of a step."""
         self.passes.visits = 0
+        self.backward.clear()
         super().zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -320,6 +343,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """
         with interrupt.critical():
             groups.add(self, param_group, super().add_param_group)
+            losses.watch(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continuing and going back need: integers, tape, journal. A copy, never an alias."""
@@ -340,6 +364,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         serial.expose(self, self._slots)  # a pickle does not keep that they are views
+        losses.watch(self)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # asked by GradScaler.step, before it does anything
@@ -349,19 +374,6 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         )
 
     # -- inside a step -------------------------------------------------------------------------------
-
-    def _loss_value(self, loss: Any, required: bool) -> float | None:
-        if loss is None:
-            if self.needs_loss and required:
-                raise InvalidSetting(
-                    f"{type(self).__name__} needs the value of the loss.",
-                    "call step(loss=loss) or step(closure), with a closure that returns the loss.",
-                )
-            return None
-        value = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-        if not math.isfinite(value):
-            raise NonFinite(f"the loss is {value} at step {self.steps}.", "look at this batch, and lower lr.")
-        return value
 
     def warn_once(self, key: str, text: str, category: type[Warning] = RuntimeWarning) -> None:
         """Warn the first time only."""

@@ -14,7 +14,7 @@ from .. import interrupt
 from ..dynamics.compositions import COMPOSITIONS, VERLET, Step
 from ..errors import InvalidSetting
 from ..exact import World, run, run_back
-from . import flat, record, serial
+from . import flat, losses, record, serial
 from .mismatch import other_gradient, refuse_other_gradients
 from .settings import Settings, present
 
@@ -241,7 +241,9 @@ def _gradient(
                 f"{s.name} has no gradient, and with {kind} every parameter that requires one must.",
                 f"freeze it (requires_grad_(False)) and construct the optimizer without it, or {plain}.",
             )
-    world.loss = optimizer._loss_value(loss, required=bool(mine))
+    if world.step == optimizer.steps:
+        losses.refuse_part_of_loss(optimizer)
+    world.loss = losses.value_of(optimizer, loss, required=bool(mine))
     flat.gather(mine, world.step)
     return loss
 

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import LossBelowF0, ShellOutOfReach
 from ..exact import Part, World, random, scalar, sum_of_squares
-from . import flat
+from . import flat, losses
 from .adam import require_decay
 from .base import ReversibleOptimizer
 from .settings import Settings, present, require, require_number
@@ -68,6 +68,7 @@ class Descent(ReversibleOptimizer):
             )
 
     def _advance(self, loss: Any, settings: Settings) -> None:
+        losses.refuse_part_of_loss(self)
         energy = self.energy
         try:
             super()._advance(loss, settings)

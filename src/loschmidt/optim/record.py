@@ -42,6 +42,8 @@ def push(
         entry["carried"] = {k: optimizer.carried.get(k) for k in history}
         optimizer.carried.update(history)
     _count(optimizer, active, 1)
+    optimizer.backward.clear()
+    optimizer.schedulers.suspected |= "settings" in entry or "step" in vars(optimizer)  # the latter is torch's mark
     optimizer.journal.push(check, entry)
 
 
@@ -49,6 +51,7 @@ def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
     """The last step is undone: so is what `push` did, and the param groups have the settings that it used."""
     used, entry = optimizer._settings, optimizer.journal.pop()
     _count(optimizer, active, -1)
+    optimizer.backward.clear()
     for name in entry.get("scalars", {}):
         optimizer.carried.pop(name, None)
     before = entry.get("carried", {})
@@ -62,6 +65,7 @@ def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
         optimizer._active = entry.get("active", active)
     for group, settings in zip(optimizer.param_groups, used, strict=False):
         put(group, settings)
+    optimizer.schedulers.put(optimizer, used[0])
 
 
 def _count(optimizer: "ReversibleOptimizer", active: list[int], sign: int) -> None:

@@ -41,7 +41,7 @@ def replay(optimizer: "ReversibleOptimizer", model: nn.Module | None = None) -> 
     Example:
         >>> import torch, loschmidt as lo
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
-        >>> opt = lo.optim.SGD(model.parameters(), lr=0.1)
+        >>> opt = lo.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> before = model[0].weight.detach().clone()
         >>> def passes():
         ...     opt.zero_grad()

@@ -3,6 +3,8 @@
 `state_dict()["state"][i]` has the step count and the integers of parameter i, by lattice name ("q" the
 parameters, "p" the momentum, "m" and "v" Adam's moments). Everything else that going back needs (exponents,
 tape, journal) stands in the first param group under "loschmidt", where torch.distributed.checkpoint keeps it too.
+A last param group without parameters says whose state it is: torch's own optimizers, which would go on without a
+momentum or fail at the next step, refuse to load it for the number of its groups.
 """
 
 import json
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 EXTRA = "loschmidt"
 FORMAT = 1
+NOT_TORCHS = "a state of loschmidt's {}: torch.optim cannot go on from it. Load the model's weights, and begin anew."
 
 
 def expose(optimizer: "ReversibleOptimizer", slots: Sequence[flat.Slot]) -> None:
@@ -50,6 +53,7 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "resolution": optimizer.resolution,
         "lattice": described(optimizer.integer_types),
         "seed": optimizer.seed,
+        "accumulates": optimizer.accumulates,
         "carried": {k: v.hex() for k, v in optimizer.carried.items()},
         "settings": optimizer._settings,
         "active": optimizer._active,
@@ -73,7 +77,9 @@ def state_dict(optimizer: "ReversibleOptimizer", torchs: dict[str, Any]) -> dict
         group.pop(EXTRA, None)
         numbers = {k: v for k, v in group.items() if k in optimizer.defaults and not isinstance(v, torch.Tensor)}
         group |= plain(numbers)
+    mark = groups[0] | {"params": [], EXTRA: NOT_TORCHS.format(type(optimizer).__name__)}
     groups[0][EXTRA] = {"meta": json.dumps(meta)} | tensors
+    groups.append({k: v for k, v in mark.items() if k != "param_names"})
     return torchs | {"state": state, "param_groups": groups}
 
 
@@ -98,6 +104,8 @@ def load_state_dict(optimizer: "ReversibleOptimizer", given: dict[str, Any]) -> 
     """Inverse of `state_dict`; everything is read and checked before anything is changed."""
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         given = hook(optimizer, given) or given
+    groups = [group for group in given.get("param_groups", []) if not isinstance(group.get(EXTRA), str)]
+    given = given | {"param_groups": groups}
     parsed = _parsed(optimizer, given)
     with interrupt.critical(), torch.no_grad():
         _take_over(optimizer, parsed)
@@ -120,7 +128,8 @@ def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
         block.lanes, block.drift_lanes = next(lanes), block.drift_lanes and next(lanes)
     optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
     optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
-    optimizer.resolution, optimizer.seed = meta["resolution"], meta["seed"]
+    optimizer.resolution, optimizer.seed, optimizer._agreed = meta["resolution"], meta["seed"], False
+    optimizer.accumulates = optimizer.accumulates or meta.get("accumulates") is True
     optimizer._settings, optimizer._active = parsed.settings, meta["active"]
     for group, saved in zip(optimizer.param_groups, parsed.groups, strict=True):
         put(group, {k: v for k, v in saved.items() if k not in ("params", EXTRA)})
@@ -233,6 +242,7 @@ def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "settings": optimizer._settings,
         "active": optimizer._active,
         "element_steps": optimizer.tape.element_steps,
+        "schedulers": optimizer.schedulers.notes(),
         "groups": [_copied({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups],
     }
 
@@ -264,6 +274,7 @@ def _put_back(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     optimizer.tape.element_steps = saved["element_steps"]
     for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
         put(group, values)
+    optimizer.schedulers.put(optimizer, saved["schedulers"])
     flat.write(optimizer._slots)
     expose(optimizer, optimizer._slots)
     optimizer.passes.done()

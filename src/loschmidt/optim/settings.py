@@ -34,6 +34,10 @@ _OF_OTHERS = {
 """Keys of a param group that are no settings: marks of schedulers and frameworks, which they may set at any time."""
 
 
+NOTE = "scheduler "
+"""What begins the names of notes beside the first group's settings, about where schedulers stood."""
+
+
 def refuse_options(optimizer: str, options: dict[str, Any], known: Collection[str]) -> None:
     """Raise InvalidSetting for options that are unknown, or known to torch and not reversible."""
     for name, value in options.items():
@@ -87,6 +91,8 @@ def _plain(value: Any) -> Any:
 def put(group: dict[str, Any], settings: dict[str, Any]) -> None:
     """Set values of a param group; a tensor that is there is filled, since others may hold it (a scheduler)."""
     for name, value in settings.items():
+        if name.startswith(NOTE):
+            continue
         if isinstance(group.get(name), torch.Tensor):
             group[name].fill_(value)
         else:
@@ -103,6 +109,8 @@ def present(optimizer: "ReversibleOptimizer", groups: Sequence[dict[str, Any]] |
     for group in optimizer.param_groups if groups is None else groups:
         refuse_options(type(optimizer).__name__, {k: group[k] for k in REASONS if k in group}, ())
         out.append(plain({k: v for k, v in group.items() if k in names}))
+    if groups is None and optimizer.schedulers.kept:
+        out[0] |= optimizer.schedulers.notes()
     if out != optimizer._settings:
         for settings in out:
             optimizer.check_settings(settings)
@@ -118,7 +126,8 @@ def present(optimizer: "ReversibleOptimizer", groups: Sequence[dict[str, Any]] |
 
 def pack(earlier: Settings, later: Settings) -> dict[str, dict[str, Any]]:
     """What `earlier` had and `later` has not, by group number; `unpack` restores it."""
-    same = [{k: v for k, v in a.items() if b.get(k) != v} for a, b in zip(earlier, later, strict=False)]
+    pairs = zip(earlier, later, strict=False)
+    same = [{k: a.get(k) for k in (a | b) if a.get(k) != b.get(k)} for a, b in pairs]  # None: it was not there
     return {str(i): changed for i, changed in enumerate(same) if changed} | {"groups": len(earlier)}
 
 

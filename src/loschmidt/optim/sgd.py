@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..errors import InvalidSetting
 from ..exact import Contract, Op, Part, Shear
 from . import energy
 from .base import ReversibleOptimizer
@@ -37,7 +38,7 @@ class SGD(ReversibleOptimizer):
     Args:
         params: parameters, named parameters or param groups, as in torch. They are snapped to the lattice.
         lr: learning rate.
-        momentum: in (0, 1]. Without momentum a step is not invertible, and is refused.
+        momentum: in (0, 1]; it has to be given. torch's default, 0, is refused: such a step has no inverse.
         dampening: in [0, 1); not applied to a parameter's first step, as in torch.
         weight_decay: L2, added to the gradient. Costs no bits.
         nesterov: refused when true.
@@ -47,7 +48,7 @@ class SGD(ReversibleOptimizer):
         seed: key of random draws and of the tape's reserve.
 
     Raises:
-        InvalidSetting: Nesterov, momentum 0, sparse or complex or float16 parameters, unknown options.
+        InvalidSetting: Nesterov, momentum 0 or left out, sparse or complex or float16 parameters, unknown options.
 
     Source: Sutskever et al. 2013 (the form torch uses); reversal by Maclaurin et al., arXiv 1502.03492.
     """
@@ -59,7 +60,7 @@ class SGD(ReversibleOptimizer):
         self,
         params: Iterable[Any],
         lr: float = 1e-3,
-        momentum: float = 0.9,
+        momentum: float | None = None,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
@@ -86,6 +87,11 @@ class SGD(ReversibleOptimizer):
         require_number(settings, "dampening")
         momentum, dampening = settings["momentum"], settings["dampening"]
         why = "without momentum the drift contains the gradient, so the step has no inverse"
+        if momentum is None:
+            raise InvalidSetting(
+                f"SGD was given no momentum, and torch's default of 0 is not possible here: {why}.",
+                "write momentum=0.9, or another momentum in (0, 1].",
+            )
         require(momentum != 0, "momentum", momentum, why, "use a momentum in (0, 1], for example 0.9.")
         require_number(settings, "momentum", above=True)
         require(momentum <= 1, "momentum", momentum, "above 1 it grows without bound", "use a momentum in (0, 1].")

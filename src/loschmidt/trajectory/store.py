@@ -282,6 +282,8 @@ def _optimizer(about: dict[str, Any], model: nn.Module) -> ReversibleOptimizer:
     lattice = from_description(meta["lattice"])
     named = any("param_names" in g for g in about["groups"])
     groups = [{"params": [(n, parameters[n]) if named else parameters[n] for n in g["names"]]} for g in about["groups"]]
+    for group, saved in zip(groups, about["groups"], strict=True):  # a setting without a default has its values there
+        group |= as_tuples({k: saved[k] for k, v in about["defaults"].items() if v is None and k in saved})
     try:
         return known[kind](
             groups, **as_tuples(about["defaults"]), resolution=meta["resolution"], lattice=lattice, seed=meta["seed"]

@@ -266,7 +266,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         with interrupt.critical():
             count = flat.adopt(self._slots)
             if count:
-                self.journal.verified_from = self.steps
+                self.journal.edited()
         return count
 
     # -- what it costs, what it holds ----------------------------------------------------------------

@@ -168,6 +168,7 @@ class Folder:
     def attach(self, traj: "Trajectory", found: "Found", every: int | None, seconds: float | None) -> None:
         """Take over a run that was rebuilt from what `open` found."""
         self.every, self.seconds = every, seconds
+        found.journal.start = traj.journal.start
         traj.folder, traj.optimizer.journal = self, found.journal
         for i, lanes in enumerate(traj.tape):
             lanes.moves = found.moves.get(i, [])

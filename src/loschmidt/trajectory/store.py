@@ -21,7 +21,7 @@ from ..optim.buffers import Buffers
 from ..optim.integers import from_description
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
-from . import surroundings
+from . import record, surroundings
 from .manifest import is_ours, is_run
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def _rebuild(
         module.training = about["modes"].get(name, module.training)
     traj._adopt_surroundings()
     traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
+    record.begin(traj)
     return traj
 
 

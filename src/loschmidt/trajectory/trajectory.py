@@ -107,6 +107,7 @@ class Trajectory(Excursions):
         self.mirrored: Callable[[int], bool | None] = as_set  # step -> which way time runs
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
+        record.begin(self)
         if tape is not None:
             self.folder = Folder.create(self, Path(tape), commit_every, commit_seconds)
 
@@ -222,15 +223,19 @@ class Trajectory(Excursions):
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 put(group, {"lr": base * factor})
         self._turn_if_due(step)
+        first = step == record.lowest(self)
+        if first and self.journal.start is None:  # it was given up by an edit
+            record.begin(self)
         loss = opt.step(lambda: self._passes(step))
+        if first:
+            record.leave(self)
         self._last_loss = None if loss is None else loss.detach()
         guard.warn_of_energy(self)
         if self.digest_every and self.step % self.digest_every == 0:
             record.write(self, step)
 
     def _back(self, good: record.Good | None = None) -> record.Good | None:
-        """Undo one step. Returns the last state that was found to be as recorded."""
-        good = record.compare(self, good)
+        """Undo one step. Returns the last state that was found to be as recorded; `good`: the one before."""
         entry, step = self.journal.peek()[1], self.step - 1
         if "batch" in entry and digest_of(self.data(self.moment(step))) != entry["batch"]:
             raise SourceChanged(
@@ -243,7 +248,7 @@ class Trajectory(Excursions):
         self._last_loss = None if loss is None else loss.detach()
         self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None
-        return good
+        return record.compare(self, good)
 
     def _passes(self, step: int, absent: Sequence[torch.Tensor] = ()) -> torch.Tensor | None:
         """Forward and backward of a step, with the buffers noted that it changes."""
@@ -338,6 +343,6 @@ class Trajectory(Excursions):
         functions = {"model": model, "loss": loss, "data": data, "lr": lr, "after_backward": after_backward}
         path = guard.path_of(path)
         guard.refuse_model(model)
-        if is_run(path):
-            return Folder.load(cls, path, salvage, **functions)
-        return store.load(cls, path, **functions)
+        traj = Folder.load(cls, path, salvage, **functions) if is_run(path) else store.load(cls, path, **functions)
+        record.warn_if_unknown(traj)
+        return traj

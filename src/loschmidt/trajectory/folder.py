@@ -17,7 +17,7 @@ from .. import files, interrupt
 from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk, Forgotten
-from . import store
+from . import record, store
 from .commit import Writing, at, digest_of, encoded, replace_manifest
 from .manifest import (
     LOCK,
@@ -168,13 +168,13 @@ class Folder:
     def attach(self, traj: "Trajectory", found: "Found", every: int | None, seconds: float | None) -> None:
         """Take over a run that was rebuilt from what `open` found."""
         self.every, self.seconds = every, seconds
-        found.journal.start = traj.journal.start
         traj.folder, traj.optimizer.journal = self, found.journal
         for i, lanes in enumerate(traj.tape):
             lanes.moves = found.moves.get(i, [])
             lanes.settle(_up_to(self.chunks(i), at(found.manifest.last.tape, i)))
             lanes.moves_floor = 0 if found.salvaged else len(lanes.moves)
         found.journal.settle()
+        record.begin(traj)
         if found.salvaged:
             found.journal.floor = found.journal.first
             self.commit(traj, salvaged=True)

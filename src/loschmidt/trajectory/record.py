@@ -66,7 +66,8 @@ def _digests(traj: "Trajectory") -> dict[str, str]:
     for i, (block, slots) in enumerate(flat.by_block(opt._slots)):
         exponents = {k: lattice.exponent for k, lattice in block.lattices.items()}
         out[f"the exponents and step counts of block {i}"] = _short(exponents, [s.count for s in slots])
-    out["the scalars carried"] = _short({k: v.hex() for k, v in sorted(opt.carried.items())}, opt.seed)
+    carried = {k: v.hex() for k, v in sorted(opt.carried.items())}
+    out["the scalars carried"] = _short(carried, opt.seed, traj.tape.element_steps)
     return out | {f"buffer {name}": _of(b) for name, b in traj.buffers.present().items()}
 
 
@@ -149,7 +150,7 @@ def compare(traj: "Trajectory", good: Good | None) -> Good | None:
 
 
 def _joined(name: str, value: str) -> str | None:
-    """Weights that no param group held at the start may be in one by now: then their integers are compared elsewhere."""
+    """Weights that no param group held at the start may be in one by now; what they were is then not compared."""
     return value if name.startswith(_OUTSIDE) else None
 
 
@@ -159,7 +160,7 @@ def warn_if_unknown(traj: "Trajectory") -> None:
     if first < traj.step and first >= traj.journal.verified_from and not _is_recorded(traj, first):
         traj.optimizer.warn_once(
             "start",
-            f"this run's record has no digest of step {first}, the first it goes back to (it was pruned there, or begun "
-            "with an earlier version): on arrival there gradients were compared, and nothing else. Remedy: compare "
-            "traj.digest() there with one that you know.",
+            f"this run's record has no digest of step {first}, the first it goes back to (it was pruned there, or "
+            "begun with an earlier version): on arrival there, nothing but the gradients on the way was compared. "
+            "Remedy: compare traj.digest() there with one that you know.",
         )

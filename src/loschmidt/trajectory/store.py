@@ -139,6 +139,7 @@ def load(cls: type["Trajectory"], path: str | os.PathLike, **functions: Any) -> 
     with rebuilding(cls, path, tensors, about, **functions) as traj:
         if traj.digest() != about["digest"]:
             raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
+        record.begin(traj)
         traj.check_world()
     return traj
 
@@ -205,7 +206,6 @@ def _rebuild(
         module.training = about["modes"].get(name, module.training)
     traj._adopt_surroundings()
     traj.fingerprint, traj.environment = about["fingerprint"], about["environment"]
-    record.begin(traj)
     return traj
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import live
-from ..errors import InvalidSetting, SourceChanged
+from ..errors import InvalidSetting, ReplayMismatch, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, composed
@@ -98,6 +98,7 @@ class Trajectory(Excursions):
         self.first = opt.steps
         self.fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else None
         self.environment = environment.record(guard.device_of(opt), model)
+        self.proven: dict[str, Any] | None = None  # another environment, in which the newest step has the same bits
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
@@ -143,7 +144,11 @@ class Trajectory(Excursions):
         return self.step, [p._version for p in self.model.parameters()], [m.training for m in self.model.modules()]
 
     def digest(self) -> str:
-        """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits."""
+        """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits.
+
+        After `load(..., salvage=True)` with part of the tape lost it is another one than before at the same step,
+        though all integers, parameters and buffers are what they were: the tape is not.
+        """
         rest = [x for name, (value, _) in sorted(self.buffers.snapshot().items()) for x in (name, value)]
         rest += [x for name, p in sorted(surroundings.untracked(self).items()) for x in (name, p)]
         return digest([self.optimizer.digest(), *rest])
@@ -244,7 +249,10 @@ class Trajectory(Excursions):
             )
         absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
         at_start = composed.begins_with_kick(self.optimizer._settings)
-        loss = self.optimizer.unstep(lambda: self._passes(step, absent))
+        try:
+            loss = self.optimizer.unstep(lambda: self._passes(step, absent))
+        except ReplayMismatch as error:
+            raise guard.explained(self, error) from error.__cause__
         self._last_loss = None if loss is None else loss.detach()
         self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None

@@ -23,26 +23,26 @@ from loschmidt.optim.settings import plain
 from .bits import bits_of, differences
 
 SUBJECTS: dict[str, tuple[type, dict[str, Any], bool, int]] = {
-    "SGD": (lo.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}, True, 60),
-    "Adam": (lo.optim.Adam, {"lr": 0.005}, True, 130),
+    "SGD": (lo.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}, True, 40),
+    "Adam": (lo.optim.Adam, {"lr": 0.005}, True, 110),
     "AdamW": (lo.optim.AdamW, {"lr": 0.005, "weight_decay": 0.1}, True, 30),
     "AdamW-int32": (
         lo.optim.AdamW,
         {"lr": 0.005, "weight_decay": 0.1, "lattice": {"q": torch.int32}, "resolution": 2.0**-24},
         True,
-        130,
+        30,
     ),
-    "ECD": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 1e-3}, True, 60),
-    "ECD-rescaled": (lo.optim.ECD, {"lr": 0.2, "delta_energy": 2.0, "nu": 1e-4, "conserve": "rescale"}, True, 130),
-    "ECD-composed": (lo.optim.ECD, {"lr": 0.1, "integrator": "leapfrog"}, False, 30),
+    "ECD": (lo.optim.ECD, {"lr": 0.1, "weight_decay": 1e-3}, True, 40),
+    "ECD-rescaled": (lo.optim.ECD, {"lr": 0.2, "delta_energy": 2.0, "nu": 1e-4, "conserve": "rescale"}, True, 110),
+    "ECD-composed": (lo.optim.ECD, {"lr": 0.1, "integrator": "leapfrog"}, False, 20),
     "BBI": (
         lo.optim.BBI,
         {"lr": 0.1, "delta_energy": 2.0, "conserve": "rescale", "bounces": 3, "bounce_every": 15, "patience": 8},
         True,
-        60,
+        40,
     ),
-    "ECDq1": (lo.optim.ECDq1, {"lr": 0.02, "eta": 30.0, "weight_decay": 1e-3}, True, 60),
-    "AdamW-deep": (lo.optim.AdamW, {"lr": 0.002, "weight_decay": 0.1}, True, 20),
+    "ECDq1": (lo.optim.ECDq1, {"lr": 0.02, "eta": 30.0, "weight_decay": 1e-3}, True, 40),
+    "AdamW-deep": (lo.optim.AdamW, {"lr": 0.002, "weight_decay": 0.1}, True, 12),
 }
 """Class, settings, whether there is a BatchNorm (and dropout), and the step of the turn."""
 

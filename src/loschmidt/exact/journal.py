@@ -105,10 +105,11 @@ class Journal:
     def forget_below(self, step: int) -> None:
         """Hold only the records from `step` on."""
         step = min(max(step, self.first), self.steps)
-        known = self.entries.get(step - 1, {}).get("digests") if step > self.verified_from else None
+        ended, left = self.entries.get(step - 1, {}), step < self.steps
+        known = ended.get("digests") if left and step > self.verified_from else None
         self.checks = self.checks[step - self.first :]
         self.entries = {k: v for k, v in self.entries.items() if k >= step}
-        if known is not None and step < self.steps:  # of the step that is the first from now on
+        if known is not None:  # of the step that is the first from now on
             self.entries[step] = {"start": known} | self.entries.get(step, {})
         self._entry_bytes = sum(map(_size, self.entries.values()))
         self.first, self.verified_from = step, max(self.verified_from, step)

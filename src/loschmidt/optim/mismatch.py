@@ -38,7 +38,8 @@ def other_gradient(optimizer: "ReversibleOptimizer", step: int, drew: bool, loss
         why, remedy = "The closure drew random numbers (dropout?) outside `replay`.", _INSIDE_REPLAY
     elif others := _others(optimizer, loss):
         why = f"The loss also depends on weights that {', '.join(others)} holds: two optimizers on one model?"
-        remedy = "undo their steps in the reverse of the order they were taken in; or give one optimizer all groups."
+        remedy = "give all weights to one optimizer, as param groups; or, if each step had a backward pass of its own, "
+        remedy += "undo the steps of both in reverse order."
     else:
         why = "Was it undone before, is this another batch, were weights moved that it does not hold, are the kernels "
         why += "nondeterministic, or has a bit of memory changed?"

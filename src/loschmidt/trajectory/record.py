@@ -62,7 +62,7 @@ def _digests(traj: "Trajectory") -> dict[str, str]:
     for i, lanes in enumerate(traj.tape):
         about = lanes.core()[1]
         out[f"the tape's heads {i}"] = digest([lanes.heads], 6)
-        out[f"the tape's counts {i}"] = _short(len(lanes.stack), len(lanes.moves), *(about[k] for k in _COUNTS))
+        out[f"the tape's counts {i}"] = _short(len(lanes.stack), *(about[k] for k in _COUNTS))
     for i, (block, slots) in enumerate(flat.by_block(opt._slots)):
         exponents = {k: lattice.exponent for k, lattice in block.lattices.items()}
         out[f"the exponents and step counts of block {i}"] = _short(exponents, [s.count for s in slots])
@@ -137,15 +137,31 @@ def compare(traj: "Trajectory", good: Good | None) -> Good | None:
     wrong = next((name for name, value in recorded.items() if now.get(name, _joined(name, value)) != value), None)
     if wrong is None:
         return hold(traj, "the last that was as recorded")
-    serial.restore(traj.optimizer, good.snapshot)
-    traj.buffers.restore(good.buffers)
     raise ReplayMismatch(
         f"on the way back, {wrong} at step {at} differs from the digest in the journal (a bit of it, of the tape, "
-        "or of the optimizer's state has changed in memory). "
-        f"The trajectory is at step {traj.step} again, {good.what}.",
+        f"or of the optimizer's state has changed in memory). {_put_back(traj, good)}",
         "load the run from its last save.",
         at,
         wrong,
+    )
+
+
+def _put_back(traj: "Trajectory", good: Good) -> str:
+    serial.restore(traj.optimizer, good.snapshot)
+    traj.buffers.restore(good.buffers)
+    return f"The trajectory is at step {traj.step} again, {good.what}."
+
+
+def does_not_fit(traj: "Trajectory", good: Good | None, error: Exception) -> ReplayMismatch:
+    """Undoing a step failed in a way that no record of a step taken leads to: `good` is put back, if there is one."""
+    step = traj.step - 1
+    left = "The state is left half undone." if good is None else _put_back(traj, good)
+    return ReplayMismatch(
+        f"undoing step {step}: its record in the journal or on the tape does not fit the state (a bit of one of them "
+        f"has changed in memory): {type(error).__name__}: {error}. {left}",
+        "load the run from its last save.",
+        step,
+        "record",
     )
 
 

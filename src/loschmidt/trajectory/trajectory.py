@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import live
-from ..errors import InvalidSetting, ReplayMismatch, SourceChanged
+from ..errors import InvalidSetting, LoschmidtError, ReplayMismatch, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, composed
@@ -249,10 +249,23 @@ class Trajectory(Excursions):
             )
         absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
         at_start = composed.begins_with_kick(self.optimizer._settings)
+        passing = False
+
+        def passes() -> torch.Tensor | None:
+            nonlocal passing
+            passing = True  # what fails from here on is the user's code
+            loss = self._passes(step, absent)
+            passing = False
+            return loss
+
         try:
-            loss = self.optimizer.unstep(lambda: self._passes(step, absent))
+            loss = self.optimizer.unstep(passes)
         except ReplayMismatch as error:
             raise guard.explained(self, error) from error.__cause__
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            if passing or isinstance(error, LoschmidtError):
+                raise
+            raise record.does_not_fit(self, good, error) from error
         self._last_loss = None if loss is None else loss.detach()
         self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None

@@ -1,6 +1,8 @@
 """Memory that changed is noticed by step 0 at the latest; edits, branches and files do not set off false alarms."""
 
+import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 import loschmidt as lo
 from loschmidt.trajectory import environment, prune, record
 from reference.bits import damage, differences, flip
-from reference.memory import Memory, make
+from reference.memory import SUBJECTS, Memory, make
 from reference.networks import Network, bits, clip, dataset, loss, run, warm_up
 
 HOW = {"loss": loss, "lr": warm_up, "after_backward": clip}
@@ -313,3 +315,15 @@ def test_settings_that_could_not_be_loaded_are_not_saved(tmp_path):
     assert traj.folder.manifest == before and not (tmp_path / "file").exists()
     traj.optimizer.param_groups[1]["eta"] = traj.optimizer.param_groups[0]["eta"]
     traj.close()
+
+
+def test_the_page_shows_what_was_recorded():
+    root = Path(__file__).resolve().parents[1]
+    recorded = json.loads((root / "benchmarks/results/bit_flips.json").read_text())
+    page = (root / "docs/what-is-reversible.md").read_text()
+    shown = page.split("<!-- bit flips -->")[1].split("<!-- /bit flips -->")[0]
+    assert recorded["trials"] == sum(recorded["outcomes"].values()) == sum(x["trials"] for x in recorded["counts"])
+    assert recorded["silent_or_raw"] == [] and "| silent and wrong | 0 |" in shown
+    for kind, n in recorded["outcomes"].items():
+        assert f"| {kind if kind == 'harmless' else f'`{kind}`'} | {n:,} |" in shown
+    assert f"of {recorded['trials']:,} flips" in shown and len(recorded["subjects"]) == len(SUBJECTS)

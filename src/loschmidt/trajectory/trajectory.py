@@ -29,8 +29,8 @@ class Trajectory(Excursions):
     """A model, an optimizer, a loss and batches by step: a run that `seek` moves to any step, with the same bits.
 
     Each step is evaluated with torch, numpy and `random` seeded from (seed, step); outside a seek their states
-    are yours. Buffers that a forward pass changes (BatchNorm's) go to the journal. Every `digest_every` steps a
-    digest of each tensor and of the batch goes there too, and the way back compares them.
+    are yours. Buffers that a forward pass changes (BatchNorm's) go to the journal. At the first step and every
+    `digest_every` steps digests of each tensor and buffer go there too, and the way back compares them.
 
     Guarantees: after going forward and back (or the reverse) every integer of parameters and optimizer state,
     every buffer and every word of the tape is what it was, on the same machine with the same software, threads
@@ -49,7 +49,7 @@ class Trajectory(Excursions):
         lr: step -> factor on each group's learning rate at the start of the run. It sets `group["lr"]` anew at each
             step, so edits of that have no effect beside it.
         after_backward: called with the model after backward: clipping and the like.
-        digest_every: steps between digests in the journal; None for none.
+        digest_every: steps between digests in the journal; None for none but that of the first step.
         commit_every: steps between commits to the folder, on either leg; None: only by time.
         commit_seconds: seconds between commits; more where a commit would take over a twentieth of the time; None: only
             by steps. A seek also commits when it ends.
@@ -179,7 +179,7 @@ class Trajectory(Excursions):
         Raises:
             OutOfReach: below 0, or below the first step that the journal holds.
             NonFinite, LossBelowF0, LatticeOverflow: going forward; the trajectory is at the last good step.
-            ReplayMismatch: going back; the trajectory is at the last step that was as recorded.
+            ReplayMismatch: going back; the trajectory is at the last step that was as recorded, or where the seek began.
             Nondeterministic, SourceChanged, EditedOutside: before anything moved.
             DamagedFile, NotWritten: the folder does not hold what the way back needs, or has no room: before anything
                 moved. NotWritten also from a commit on the way: the run is where it was then.

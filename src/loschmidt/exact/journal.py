@@ -32,6 +32,7 @@ class Journal:
     Attributes:
         first: steps below this are not held; going back stops there.
         verified_from: steps below this are not checked on the way back, since the state was edited after them.
+        start: digests of the present state, if a run begins here; with the step that leaves it they go to its record.
         floor: the fewest steps held since the last `settle`: the records below it are those that were settled.
         era: how often it was settled.
     """
@@ -39,6 +40,7 @@ class Journal:
     def __init__(self, first: int = 0):
         self.first = self.verified_from = self.floor = first
         self.era = 0
+        self.start: dict[str, str] | None = None
         self.checks = array("q")
         self.entries: dict[int, Entry] = {}
         self._entry_bytes = 0
@@ -55,6 +57,8 @@ class Journal:
 
     def push(self, check: int, entry: Entry) -> None:
         """Record one step."""
+        if self.start is not None:
+            entry, self.start = {**entry, "start": self.start}, None
         if entry:
             self.entries[self.steps] = entry
             self._entry_bytes += _size(entry)
@@ -70,7 +74,13 @@ class Journal:
         self.floor = min(self.floor, self.steps)
         entry = self.entries.pop(self.steps, {})
         self._entry_bytes -= _size(entry) if entry else 0
+        self.start = entry.get("start") if self.steps >= self.verified_from else None
+        self.verified_from = min(self.verified_from, self.steps)  # steps taken from here on are on the present path
         return entry
+
+    def edited(self) -> None:
+        """The state was edited at this step: the records below it are of another path."""
+        self.verified_from, self.start = self.steps, None
 
     def annotate(self, **values: Any) -> None:
         """Add to the entry of the last step."""
@@ -95,8 +105,12 @@ class Journal:
     def forget_below(self, step: int) -> None:
         """Hold only the records from `step` on."""
         step = min(max(step, self.first), self.steps)
+        ended, left = self.entries.get(step - 1, {}), step < self.steps
+        known = ended.get("digests") if left and step > self.verified_from else None
         self.checks = self.checks[step - self.first :]
         self.entries = {k: v for k, v in self.entries.items() if k >= step}
+        if known is not None:  # of the step that is the first from now on
+            self.entries[step] = {"start": known} | self.entries.get(step, {})
         self._entry_bytes = sum(map(_size, self.entries.values()))
         self.first, self.verified_from = step, max(self.verified_from, step)
         self.floor = max(self.floor, step)
@@ -104,7 +118,7 @@ class Journal:
     def copy(self) -> "Journal":
         """An independent copy; entries are shared, and never changed in place."""
         twin = Journal(self.first)
-        twin.floor, twin.era = self.floor, self.era
+        twin.floor, twin.era, twin.start = self.floor, self.era, self.start
         twin.verified_from, twin.checks = self.verified_from, self.checks[:]
         twin.entries, twin._entry_bytes = dict(self.entries), self._entry_bytes
         return twin

@@ -245,7 +245,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             flat.gather(mine, step)
             flat.look(world)
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
-                raise other_gradient(step, drew)
+                raise other_gradient(self, step, drew, loss)
             refuse_other_buffers(passes, recorded, step)
             run_back(kicks, world)
         except BaseException:
@@ -288,7 +288,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         with interrupt.critical():
             count = flat.adopt(self._slots)
             if count:
-                self.journal.verified_from = self.steps
+                self.journal.edited()
         return count
 
     # -- what it costs, what it holds ----------------------------------------------------------------

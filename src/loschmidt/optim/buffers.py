@@ -218,6 +218,10 @@ class Buffers:
         """The values at the last look, by name."""
         return {name: kept.copy for name, _, kept in self._each()}
 
+    def present(self) -> Values:
+        """The buffers themselves, by name."""
+        return {name: b for name, b, _ in self._each()}
+
     def values(self) -> dict[str, torch.Tensor]:
         """The values at the last look of the buffers that were there, by name."""
         return {name: copy for name, copy in self.copies().items() if copy is not None}

@@ -173,7 +173,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
                 flat.look(world)
                 known = step >= optimizer.journal.verified_from
                 if known and world.checksum(optimizer.needs_loss) != done.get("check", 0):
-                    raise other_gradient(step, drew)
+                    raise other_gradient(optimizer, step, drew, loss)
                 run_back(optimizer.kicks(), world, 0)
             flat.write(mine)
         if FLIPPED in entry.get("scalars", {}):

@@ -46,7 +46,12 @@ def refuse_other_state(optimizer: "ReversibleOptimizer") -> None:
 
 
 def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
-    """Everything of the state that is neither a tensor nor a setting of a param group, as JSON values."""
+    """Everything of the state that is neither a tensor nor a setting of a param group, as JSON values.
+
+    Raises:
+        InvalidSetting: settings with which it could not be loaded, since no step could be taken with them.
+    """
+    present(optimizer)
     return {
         "format": FORMAT,
         "class": type(optimizer).__name__,

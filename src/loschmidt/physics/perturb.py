@@ -279,7 +279,7 @@ def _scale(traj: "Trajectory", factors: Mapping[str, float]) -> Callable[["Traje
         if traj.step > first:
             opt._settings = [s | {k: s[k] * factor for k, factor in factors.items()} for s in recorded[traj.step - 1]]
 
-    opt.journal.verified_from = traj.step
+    opt.journal.edited()
     scale(traj)
     return scale
 
@@ -289,7 +289,7 @@ def _other_data(traj: "Trajectory", data: Callable[[int], Any]) -> None:
     journal = traj.optimizer.journal
     for step, entry in list(journal.entries.items()):
         journal.entries[step] = {k: v for k, v in entry.items() if k not in ("batch", "digests")}
-    journal.verified_from = traj.step
+    journal.edited()
     traj.data, traj.fingerprint, traj._checked = data, None, False
 
 

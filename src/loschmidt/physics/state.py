@@ -75,7 +75,7 @@ class Layout:
             lattice.n.add_(units.to(lattice.n.dtype))
             lattice.replaced()
         flat.write(optimizer._slots)
-        optimizer.journal.verified_from = optimizer.steps
+        optimizer.journal.edited()
         return moved
 
     def vector(self, direction: Direction) -> torch.Tensor:

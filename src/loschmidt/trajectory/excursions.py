@@ -8,7 +8,7 @@ from torch import nn
 
 from ..exact import random
 from ..optim import ReversibleOptimizer, flat, serial
-from . import guard, surroundings
+from . import guard, record, surroundings
 
 if TYPE_CHECKING:
     from .trajectory import Trajectory
@@ -110,8 +110,10 @@ class Excursions:
             flat.write(self.optimizer._slots)
             raise
         if edited or self.buffers.changed(full=True) or surroundings.checksums(self) != self.untracked_bits:
-            self.journal.verified_from = self.step
+            self.journal.edited()
         self._adopt_surroundings()
+        if self.journal.start is None:
+            record.begin(self)
         self._loss = self._energy = None
         if self.folder is not None:
             self.folder.moved = True

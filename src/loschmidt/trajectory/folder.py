@@ -17,7 +17,7 @@ from .. import files, interrupt
 from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
 from ..exact import Journal, Lanes
 from ..exact.words import Chunk, Forgotten
-from . import contents, store
+from . import contents, record, store
 from .commit import Writing, at, digest_of, encoded, replace_manifest
 from .manifest import (
     LOCK,
@@ -179,6 +179,7 @@ class Folder:
             lanes = traj.optimizer.tape.lanes
             below = [x.stack.forgotten for x in lanes]
             contents.check_records(traj.optimizer, found.journal, [len(x.stack) for x in lanes], below)
+        record.begin(traj)
         if found.salvaged:
             found.journal.floor = found.journal.first
             self.commit(traj, salvaged=True)

@@ -217,24 +217,26 @@ def refuse_other_data(traj: "Trajectory") -> None:
 
 
 def refuse_other_environment(traj: "Trajectory") -> None:
-    """Raise SourceChanged if the environment changed, unless the last step has the same bits in it.
+    """Raise SourceChanged if the environment changed, unless the newest step with a gradient has the same bits in it.
 
-    Says what differs either way: in the error, or in a warning.
+    Says what differs either way: in the error, or in a warning. The environment that the run's steps were taken in
+    stays recorded.
     """
     now = environment.record(device_of(traj.optimizer), traj.model)
-    if now == traj.environment:
+    if now in (traj.environment, traj.proven):
         return
     changed = "; ".join(environment.differences(traj.environment, now))
-    if traj.step <= max(traj.first, traj.journal.first):
-        said = "no step is recorded yet to compare with"
-    elif _undoes_last_step(traj):
-        said = "the last step was undone and taken again, with the same bits"
+    step = _newest_with_gradient(traj)
+    if step is None:
+        said, traj.environment = "no step with a gradient is recorded yet to compare with", now
+    elif _repeats(traj, step):
+        which = "the last step" if step == traj.step - 1 else f"step {step}, the last with a gradient,"
+        said, traj.proven = f"{which} was undone and taken again, with the same bits", now
     else:
         raise SourceChanged(
             f"the environment is not the recorded one, and gives the last step other bits: {changed}.",
             "go back to the recorded environment (threads, versions, device, flags).",
         )
-    traj.environment = now
     traj.optimizer.warn_once(
         f"environment {changed}",
         f"the environment changed ({changed}); {said}. Remedy: call preflight(), or go back to the recorded one.",
@@ -242,15 +244,42 @@ def refuse_other_environment(traj: "Trajectory") -> None:
     )
 
 
-def _undoes_last_step(traj: "Trajectory") -> bool:
-    before = traj.digest()
+def _newest_with_gradient(traj: "Trajectory") -> int | None:
+    """The newest step on record in which a parameter took part: others come back with the same bits anywhere."""
+    active = traj.optimizer._active
+    for step in range(traj.step - 1, record.lowest(traj) - 1, -1):
+        if active:
+            return step
+        active = traj.journal.entries.get(step, {}).get("active", active)
+    return None
+
+
+def _repeats(traj: "Trajectory", step: int) -> bool:
+    """Whether the steps from `step` on, undone and taken again, give the same bits."""
+    before, there = traj.digest(), traj.step
     try:
         with traj.branch():
-            traj._back(record.hold(traj))
-            traj._forward()
+            while traj.step > step:
+                traj._back()
+            while traj.step < there:
+                traj._forward()
             return traj.digest() == before
     except ReplayMismatch:
         return False
+
+
+def explained(traj: "Trajectory", error: ReplayMismatch) -> ReplayMismatch:
+    """The error; or, in another environment than the recorded one, one that names what differs."""
+    now = environment.record(device_of(traj.optimizer), traj.model)
+    changed = "; ".join(environment.differences(traj.environment, now))
+    if not changed:
+        return error
+    return ReplayMismatch(
+        f"{error.seen} The environment is not the recorded one: {changed}.",
+        f"go back to the recorded environment (threads, versions, device, flags); if that is no help: {error.remedy}",
+        error.step,
+        error.tensor,
+    )
 
 
 def device_of(opt: ReversibleOptimizer) -> torch.device | str:

@@ -46,7 +46,7 @@ def seek(
         back = target < traj.step
         if traj.folder is not None:
             traj.folder.check(traj, target)
-        good = record.hold(traj) if back and record.ahead(traj, target) else None
+        good = record.compare(traj, record.hold(traj)) if back and record.ahead(traj, target) else None
         job, total, done = f"{'back' if back else 'forward'} to step {target}", abs(target - traj.step), 0
         with _committed(traj), live.choose(progress) as display, interrupt.patient() as interrupted:
             display.begin(job, total)

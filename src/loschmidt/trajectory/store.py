@@ -21,7 +21,7 @@ from ..optim.buffers import Buffers
 from ..optim.integers import from_description
 from ..optim.serial import EXTRA
 from ..optim.settings import as_tuples
-from . import contents, surroundings
+from . import contents, record, surroundings
 from .manifest import is_ours, is_run
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def load(cls: type["Trajectory"], path: str | os.PathLike, **functions: Any) -> 
             contents.check_records(traj.optimizer, traj.journal, [len(x.stack) for x in lanes], below)
         if traj.digest() != about["digest"]:
             raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
+        record.begin(traj)
         traj.check_world()
     return traj
 

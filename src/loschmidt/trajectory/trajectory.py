@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import live
-from ..errors import InvalidSetting, SourceChanged
+from ..errors import InvalidSetting, LoschmidtError, ReplayMismatch, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, composed
@@ -29,8 +29,8 @@ class Trajectory(Excursions):
     """A model, an optimizer, a loss and batches by step: a run that `seek` moves to any step, with the same bits.
 
     Each step is evaluated with torch, numpy and `random` seeded from (seed, step); outside a seek their states
-    are yours. Buffers that a forward pass changes (BatchNorm's) go to the journal. Every `digest_every` steps a
-    digest of each tensor and of the batch goes there too, and the way back compares them.
+    are yours. Buffers that a forward pass changes (BatchNorm's) go to the journal. At the first step and every
+    `digest_every` steps digests of each tensor and buffer go there too, and the way back compares them.
 
     Guarantees: after going forward and back (or the reverse) every integer of parameters and optimizer state,
     every buffer and every word of the tape is what it was, on the same machine with the same software, threads
@@ -49,7 +49,7 @@ class Trajectory(Excursions):
         lr: step -> factor on each group's learning rate at the start of the run. It sets `group["lr"]` anew at each
             step, so edits of that have no effect beside it.
         after_backward: called with the model after backward: clipping and the like.
-        digest_every: steps between digests in the journal; None for none.
+        digest_every: steps between digests in the journal; None for none but that of the first step.
         commit_every: steps between commits to the folder, on either leg; None: only by time.
         commit_seconds: seconds between commits; more where a commit would take over a twentieth of the time; None: only
             by steps. A seek also commits when it ends.
@@ -98,6 +98,7 @@ class Trajectory(Excursions):
         self.first = opt.steps
         self.fingerprint = data.fingerprint() if hasattr(data, "fingerprint") else None
         self.environment = environment.record(guard.device_of(opt), model)
+        self.proven: dict[str, Any] | None = None  # another environment, in which the newest step has the same bits
         self._adopt_surroundings()
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
@@ -107,6 +108,7 @@ class Trajectory(Excursions):
         self.mirrored: Callable[[int], bool | None] = as_set  # step -> which way time runs
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
         self.folder: Folder | None = None
+        record.begin(self)
         if tape is not None:
             self.folder = Folder.create(self, Path(tape), commit_every, commit_seconds)
 
@@ -142,7 +144,11 @@ class Trajectory(Excursions):
         return self.step, [p._version for p in self.model.parameters()], [m.training for m in self.model.modules()]
 
     def digest(self) -> str:
-        """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits."""
+        """Hex digest of lattice state, step counts, tape, buffers and untracked weights: equal <=> same bits.
+
+        After `load(..., salvage=True)` with part of the tape lost it is another one than before at the same step,
+        though all integers, parameters and buffers are what they were: the tape is not.
+        """
         rest = [x for name, (value, _) in sorted(self.buffers.snapshot().items()) for x in (name, value)]
         rest += [x for name, p in sorted(surroundings.untracked(self).items()) for x in (name, p)]
         return digest([self.optimizer.digest(), *rest])
@@ -173,7 +179,7 @@ class Trajectory(Excursions):
         Raises:
             OutOfReach: below 0, or below the first step that the journal holds.
             NonFinite, LossBelowF0, LatticeOverflow: going forward; the trajectory is at the last good step.
-            ReplayMismatch: going back; the trajectory is at the last step that was as recorded.
+            ReplayMismatch: going back; the trajectory is at the last step that was as recorded, or where the seek began.
             Nondeterministic, SourceChanged, EditedOutside: before anything moved.
             DamagedFile, NotWritten: the folder does not hold what the way back needs, or has no room: before anything
                 moved. NotWritten also from a commit on the way: the run is where it was then.
@@ -222,15 +228,19 @@ class Trajectory(Excursions):
             for group, base in zip(opt.param_groups, self.base_lr, strict=True):
                 put(group, {"lr": base * factor})
         self._turn_if_due(step)
+        first = step == record.lowest(self)
+        if first and self.journal.start is None:  # it was given up by an edit
+            record.begin(self)
         loss = opt.step(lambda: self._passes(step))
+        if first:
+            record.leave(self)
         self._last_loss = None if loss is None else loss.detach()
         guard.warn_of_energy(self)
         if self.digest_every and self.step % self.digest_every == 0:
             record.write(self, step)
 
     def _back(self, good: record.Good | None = None) -> record.Good | None:
-        """Undo one step. Returns the last state that was found to be as recorded."""
-        good = record.compare(self, good)
+        """Undo one step. Returns the last state that was found to be as recorded; `good`: the one before."""
         entry, step = self.journal.peek()[1], self.step - 1
         if "batch" in entry and digest_of(self.data(self.moment(step))) != entry["batch"]:
             raise SourceChanged(
@@ -239,11 +249,27 @@ class Trajectory(Excursions):
             )
         absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
         at_start = composed.begins_with_kick(self.optimizer._settings)
-        loss = self.optimizer.unstep(lambda: self._passes(step, absent))
+        passing = False
+
+        def passes() -> torch.Tensor | None:
+            nonlocal passing
+            passing = True  # what fails from here on is the user's code
+            loss = self._passes(step, absent)
+            passing = False
+            return loss
+
+        try:
+            loss = self.optimizer.unstep(passes)
+        except ReplayMismatch as error:
+            raise guard.explained(self, error) from error.__cause__
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+            if passing or isinstance(error, LoschmidtError):
+                raise
+            raise record.does_not_fit(self, good, error) from error
         self._last_loss = None if loss is None else loss.detach()
         self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None
-        return good
+        return record.compare(self, good)
 
     def _passes(self, step: int, absent: Sequence[torch.Tensor] = ()) -> torch.Tensor | None:
         """Forward and backward of a step, with the buffers noted that it changes."""
@@ -338,6 +364,6 @@ class Trajectory(Excursions):
         functions = {"model": model, "loss": loss, "data": data, "lr": lr, "after_backward": after_backward}
         path = guard.path_of(path)
         guard.refuse_model(model)
-        if is_run(path):
-            return Folder.load(cls, path, salvage, **functions)
-        return store.load(cls, path, **functions)
+        traj = Folder.load(cls, path, salvage, **functions) if is_run(path) else store.load(cls, path, **functions)
+        record.warn_if_unknown(traj)
+        return traj

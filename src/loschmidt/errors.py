@@ -83,6 +83,10 @@ class NotSmooth(LoschmidtError, ValueError):
     """A step, or a model, that has no derivative which could be found."""
 
 
+class Inconsistent(LoschmidtError, AssertionError):
+    """Parameters are not the view of their integers right after a step: a fault of this package. Please report it."""
+
+
 class BelowResolution(UserWarning):
     """Updates smaller than the lattice resolution, which move nothing."""
 

@@ -293,7 +293,9 @@ def _as_shown(block: Block, slots: Sequence[Slot]) -> bool:
         return False
     if now.dtype is not shown.dtype or now.device != shown.device or now.numel() != shown.numel():
         return False
-    words = torch.int64 if shown.nbytes % 8 == 0 else _BITS[shown.element_size()]
+    words, size = _BITS[shown.element_size()], shown.element_size()
+    if shown.nbytes % 8 == 0 and now.storage_offset() * size % 8 == 0 and now.stride(0) == 1:
+        words = torch.int64  # a single parameter is not copied, and may begin anywhere in its memory
     return torch.equal(now.view(words), shown.view(words))
 
 

@@ -30,8 +30,8 @@ def assert_reversible(make: Callable[[], Any], steps: int) -> None:
     that were not taken; take so many that schedules, new epochs and modes of the model are among them.
 
     Args:
-        make: what makes the run, called once: a `Trajectory`, or a tuple of its arguments (model, opt, loss, data, ...).
-            If it has a folder, the run is committed to it at the end of each leg, as in any seek.
+        make: what makes the run, called once: a `Trajectory`, or a tuple of its arguments (model, opt, loss, data,
+            ...). If it has a folder, the run is committed to it at the end of each leg, as in any seek.
         steps: how many to take, at least 1.
 
     Raises:

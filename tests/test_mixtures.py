@@ -133,6 +133,15 @@ def test_what_was_shown_is_what_was_done_and_not_what_should_have_been(kind, mon
         opt.check_shown()
 
 
+def test_a_trajectory_compares_all_parameters_at_its_digests(monkeypatch):
+    model, opt, loss, data = sandwich("adamw")
+    traj = lo.Trajectory(model, opt, loss, data, digest_every=4).seek(2)
+    monkeypatch.setattr(flat, "_write", lambda block, slots: sum(s.stop - s.start for s in slots))
+    with pytest.raises(lo.Inconsistent, match=r"n\.weight is not the view of its integers"):
+        traj.seek(6)
+    assert traj.step == 4
+
+
 def test_a_step_whose_count_is_wrong_is_taken_back(monkeypatch):
     for module, kind in ((base, "adamw"), (composed, "leapfrog")):
         model, opt, loss, data = sandwich(kind)

@@ -183,6 +183,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
         raise
     finally:
         optimizer.passes.undoing = False
+        flat.release(mine)
     optimizer.passes.done()
     record.pop(optimizer, active)
     return loss

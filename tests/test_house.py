@@ -18,7 +18,7 @@ FLOORS = [  # from the bottom up; rooms on one floor do not import each other
     {"optim"},
     {"data"},
     {"trajectory"},
-    {"physics"},
+    {"physics", "testing"},
     {"models"},
     {"tasks"},
     {"claims", "echo", "bench"},

@@ -216,15 +216,9 @@ def test_sizes_are_as_documented():
 @pytest.mark.parametrize("name", ["text", "digits"])
 def test_a_task_goes_there_and_back_and_a_flipped_bit_does_not(name):
     task, traj = start(name)
-    begin, before = traj.digest(), look(task, traj)
-    assert look(task, traj.seek(30)) < before
-    assert traj.digest() != begin and traj.seek(0).digest() == begin
-
-    _, twin = start(name)
-    twin.seek(30)
-    twin.optimizer._slots[0].integers("q").view(-1)[0] ^= 1
-    with pytest.raises(lo.LoschmidtError):
-        twin.seek(0)
+    before = look(task, traj)
+    lo.testing.assert_reversible(lambda: traj, 30)
+    assert look(task, traj) < before
 
 
 @pytest.mark.parametrize("name", ["text", "digits"])

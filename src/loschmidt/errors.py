@@ -88,6 +88,14 @@ class NotSmooth(LoschmidtError, ValueError):
     """A step, or a model, that has no derivative which could be found."""
 
 
+class Inconsistent(LoschmidtError, AssertionError):
+    """Parameters are not the view of their integers right after a step: a fault of this package. Please report it."""
+
+
+class NotReversible(LoschmidtError, AssertionError):
+    """What `testing.assert_reversible` found: a run that did not come back, or a flipped bit that nobody noticed."""
+
+
 class BelowResolution(UserWarning):
     """Updates smaller than the lattice resolution, which move nothing."""
 

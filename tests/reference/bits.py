@@ -10,7 +10,7 @@ State = dict[str, torch.Tensor]
 
 def raw(x: torch.Tensor) -> torch.Tensor:
     """A copy of the tensor's bytes, so that -0.0 and 0.0 differ and comparisons are of integers."""
-    x = x.detach().reshape(-1).clone()
+    x = x.detach().reshape(-1).clone(memory_format=torch.contiguous_format)
     return x.view(torch.uint8) if x.numel() else torch.empty(0, dtype=torch.uint8)
 
 

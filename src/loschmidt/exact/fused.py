@@ -45,6 +45,10 @@ class Operands:
         weights: the parameters.
         gradients: of the same dtype and device; None on the way back, before they are known.
         inspect: raises if weights were edited, or a gradient is not finite; names the parameter.
+
+    Attributes:
+        shown: whether the weights are known to be the view of their lattice now: a pass has compared and written them,
+            or they were inspected and did not move. Only what was really done sets it.
     """
 
     def __init__(
@@ -55,12 +59,18 @@ class Operands:
         inspect: Callable[[], None],
     ):
         self.starts = array("q", (0, *itertools.accumulate(sizes)))
-        self.originals, self.inspect = list(weights), inspect
+        self.originals, self.inspect, self.shown = list(weights), inspect, False
         self.weights = [w if w.is_contiguous() else w.detach().contiguous() for w in weights]
         self.gradients = None if gradients is None else [g if g.is_contiguous() else g.contiguous() for g in gradients]
 
+    @property
+    def size(self) -> int:
+        """Elements of the weights."""
+        return self.starts[-1]
+
     def written(self) -> None:
         """Weights were written: copy those that do not lie flat, and tell autograd."""
+        self.shown = True
         for original, w in zip(self.originals, self.weights, strict=True):
             if original is not w:
                 original.detach().copy_(w)

@@ -41,6 +41,7 @@ def run(ops: Sequence[Op], world: World, offset: int = 0, drifts: int | None = N
             _do(now, passes, world)
             done += now
             groups = groups[len(now) :]
+        _inspect_others(ops, world)
     except BaseException:
         for group in reversed(done):
             _undo(group, world)
@@ -57,10 +58,20 @@ def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
         for group in reversed(_groups(ops, offset)):
             _undo(group, world)
             undone.append(group)
+        _inspect_others(ops, world)
     except BaseException:
         for group in reversed(undone):
             _do([group], _passes([group], world, True), world)
         raise
+
+
+def _inspect_others(ops: Sequence[Op], world: World) -> None:
+    """Compare the weights that no pass has compared, since these ops did not move them after all (a drift of None)."""
+    if any(op.target == "q" for op in ops):
+        for part in world.deep:
+            if not part.block.operands.shown:
+                part.block.operands.inspect()
+                part.block.operands.shown = True
 
 
 def _groups(ops: Sequence[Op], offset: int) -> list[Group]:

@@ -128,7 +128,7 @@ class Part:
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the loss, float64, shape (size,). Do not change it in place."""
-        if self.block.deep and not self.whole:
+        if self.block.deep and not self.deep:
             return self.block.gradient_of(self.start, self.stop)
         return self.block.gradient[self.start : self.stop]
 
@@ -146,7 +146,7 @@ class Part:
                 f"a formula reads the sum of squares of {name!r}, which an op before it has changed.",
                 f"declare it: Shear(..., needs=({name!r},)).",
             )
-        if self.whole and self.block.deep:
+        if self.deep:
             lattice.asked = True
             if lattice.square is None:
                 lattice.square = self._square_by_rows(lattice)
@@ -161,7 +161,7 @@ class Part:
         Args:
             formula: part -> float64, shape (part.size,), of each element by itself: it may be given rows of the part.
         """
-        return self._by_rows(formula) if self.whole and self.block.deep else sum_of(formula(self))
+        return self._by_rows(formula) if self.deep else sum_of(formula(self))
 
     def _square_by_rows(self, lattice: Lattice) -> torch.Tensor:
         def squared(row: "Part") -> torch.Tensor:
@@ -190,14 +190,15 @@ class Part:
 
     def sample(self) -> "Part":
         """Its first row, if it is all of a deep block; else itself."""
-        if not (self.whole and self.block.deep):
+        if not self.deep:
             return self
         return self.section(self.start, min(self.stop, self.block.lanes.heads.numel()))
 
     @property
-    def whole(self) -> bool:
-        """Whether it is all of its block."""
-        return self.size == self.block.size
+    def deep(self) -> bool:
+        """Whether it is all of a deep block. This alone decides what is done in passes: gathering, checking and writing
+        ask it, too, so that none of them can think of a block as done that no pass has seen."""
+        return self.block.deep and self.size == self.block.size
 
     def integers(self, name: str) -> torch.Tensor:
         """The integers themselves, a view."""
@@ -245,8 +246,8 @@ class World:
 
     @property
     def deep(self) -> list[Part]:
-        """Parts that can be done in passes."""
-        return [p for p in self.parts if p.block.deep and p.whole and p.block.operands is not None]
+        """Parts that are done in passes."""
+        return [p for p in self.parts if p.deep and p.block.operands is not None]
 
     @property
     def blocks(self) -> list[Block]:
@@ -381,7 +382,7 @@ class World:
 
     def _sum(self, part: Part) -> int:
         block = part.block
-        if not (block.deep and part.whole):
+        if not part.deep:
             return checksum(part.gradient)
         if id(block) not in self.sums:
             self.sums[id(block)] = int(words_sum(part.gradient.to(block.dtype), 0))

@@ -158,10 +158,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         serial.refuse_other_state(self)
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]
-        flat.check_unedited(self._slots, later=mine)
-        value = losses.value_of(self, loss, required=bool(active))
-        flat.gather(mine, self.steps)
-        world = flat.world_of(mine, settings, World([], value, self.steps, self.seed, carried=self.carried), counting=1)
+        world = flat.world_of(mine, settings, World([], None, self.steps, self.seed, carried=self.carried), counting=1)
+        flat.check_unedited(self._slots, later=world)
+        world.loss = losses.value_of(self, loss, required=bool(active))
+        flat.gather(mine, world)
         check, looking = None, world.step % _CHECK_RESOLUTION_EVERY == 1
         if not world.deep:
             check = world.checksum(self.needs_loss)
@@ -177,7 +177,13 @@ class ReversibleOptimizer(torch.optim.Optimizer):
                 raise
         else:
             run([*kicks, *drifts], world, drifts=len(kicks))
-        flat.write(mine, later=True)
+        try:
+            flat.show(mine, world)
+        except BaseException:
+            run_back(drifts, world, len(kicks))
+            run_back(kicks, world)
+            flat.write(mine)
+            raise
         if check is None:
             check = world.checksum(self.needs_loss)
         record.push(self, world, settings, active, check)
@@ -220,10 +226,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         check, entry = self.journal.peek()
         settings, active, step = self._settings, self._active, self.steps - 1
         mine = [self._slots[i] for i in active]
-        flat.check_unedited(self._slots, later=mine)
-        flat.locate(mine)
-        kicks, drifts = self.kicks(), self.drifts()
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
+        flat.check_unedited(self._slots, later=world)
+        flat.locate(mine, world)
+        kicks, drifts = self.kicks(), self.drifts()
         world.scalars = dict(entry.get("scalars", {}))
         world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
         passes, buffers, recorded = self.passes, self.passes.buffers, entry.get("buffers", {})
@@ -231,7 +237,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         after = buffers.copies()
         run_back(drifts, world, len(kicks))
         try:
-            flat.write(mine, later=True)
+            flat.show(mine, world)
             buffers.put(passes.done())  # of passes that no step followed
             buffers.expected = buffers.put(recorded)
             rng, passes.undoing = torch.get_rng_state(), True
@@ -242,7 +248,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             world.loss = losses.value_of(self, loss, required=bool(active))
             passes.note(buffers.changed())
             refuse_other_gradients(self._slots, active, step)
-            flat.gather(mine, step)
+            flat.gather(mine, world)
             flat.look(world)
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
                 raise other_gradient(self, step, drew, loss)
@@ -252,9 +258,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             passes.note(buffers.changed())
             buffers.put(passes.done() | buffers.found | after)
             flat.write(mine)  # whatever the closure did to them
-            flat.locate(mine)
+            flat.locate(mine, world)
             run(drifts, world, len(kicks))
-            flat.write(mine, later=True)
+            flat.write(mine)
             raise
         finally:
             passes.undoing, buffers.expected, buffers.found = False, {}, {}
@@ -321,6 +327,13 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """Short digests of each parameter's integers, by "name/lattice"."""
         named = ((s, k) for s in self._slots for k in s.block.lattices if s.stop > s.start)
         return {f"{s.name}/{k}": digest([s.integers(k)], 6) for s, k in named}
+
+    def check_shown(self) -> None:
+        """Raise Inconsistent if a parameter is not, bit for bit, the view of its integers. For right after a step.
+
+        Each step counts what it writes; this compares every element, in one pass over memory.
+        """
+        flat.refuse_unshown(self._slots)
 
     def name_parameters(self, names: dict[int, str]) -> None:
         """Use these names in messages and files: id(parameter) -> name."""

@@ -114,9 +114,9 @@ def advance(
         if turns:
             _flip(mine)
         for number, (kind, share) in enumerate(starting_with(settings, carried)):
-            flat.locate(mine)
             part = scaled(settings, share, lr)
             world = flat.world_of(mine, part, World([], None, optimizer.steps, optimizer.seed, carried=carried), 1)
+            flat.locate(mine, world)
             if kind == "drift":
                 run(optimizer.drifts(), world, len(optimizer.kicks()))
             else:
@@ -133,7 +133,7 @@ def advance(
                 run(optimizer.kicks(), world)
             carried |= {k: v for k, v in world.scalars.items() if k in optimizer.carries}
             records.append({"check": check, "scalars": world.scalars, "coarsened": [list(c) for c in world.coarsened]})
-            flat.write(mine)
+            flat.show(mine, world)
         if trial is not None and world.parts:
             trial.end(world, energy)
         optimizer.energy = energy
@@ -163,7 +163,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
             world.scalars = dict(done.get("scalars", {}))
             world.coarsened = [tuple(c) for c in done.get("coarsened", [])]
             if kind == "drift":
-                flat.locate(mine)
+                flat.locate(mine, world)
                 run_back(optimizer.drifts(), world, len(optimizer.kicks()))
             else:
                 rng, visits = torch.get_rng_state(), optimizer.passes.visits
@@ -175,7 +175,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
                 if known and world.checksum(optimizer.needs_loss) != done.get("check", 0):
                     raise other_gradient(optimizer, step, drew, loss)
                 run_back(optimizer.kicks(), world, 0)
-            flat.write(mine)
+            flat.show(mine, world)
         if FLIPPED in entry.get("scalars", {}):
             _flip(mine)
     except BaseException:
@@ -183,6 +183,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
         raise
     finally:
         optimizer.passes.undoing = False
+        flat.release(mine)
     optimizer.passes.done()
     record.pop(optimizer, active)
     return loss
@@ -244,7 +245,7 @@ def _gradient(
     if world.step == optimizer.steps:
         losses.refuse_part_of_loss(optimizer)
     world.loss = losses.value_of(optimizer, loss, required=bool(mine))
-    flat.gather(mine, world.step)
+    flat.gather(mine, world)
     return loss
 
 

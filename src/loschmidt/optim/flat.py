@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from ..errors import EditedOutside, InvalidSetting, NonFinite
+from ..errors import EditedOutside, Inconsistent, InvalidSetting, NonFinite
 from ..exact import Block, Lanes, Lattice, Operands, Part, Refused, World, gradient_sum, to_lattice
 
+REPORT = "report it, with the model and the settings; nothing that you did is wrong."
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -41,51 +42,6 @@ class Slot:
     def integers(self, lattice: str) -> torch.Tensor:
         """Its integers, shaped like the parameter; a view."""
         return self.block.lattices[lattice].n[self.start : self.stop].view(self.parameter.shape)
-
-
-def refuse_parameter(p: torch.Tensor, name: str) -> None:
-    """Raise InvalidSetting for a parameter that cannot be wound back exactly."""
-    if p.is_sparse:
-        raise InvalidSetting(f"{name} is sparse; its lattice would not be.", "use a dense parameter.")
-    if p.is_complex():
-        raise InvalidSetting(f"{name} is complex ({p.dtype}).", "use torch.view_as_real and two real components.")
-    if p.dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        half = " float16 needs a GradScaler, whose skipped steps are not reversible."
-        raise InvalidSetting(
-            f"{name} has dtype {p.dtype}.{half if p.dtype is torch.float16 else ''}",
-            "use float32, float64 or bfloat16.",
-        )
-
-
-def refuse_overlap(parameters: Sequence[torch.Tensor]) -> None:
-    """Raise InvalidSetting if a parameter is given twice, or two share memory: each would overwrite the other."""
-    if len({id(p) for p in parameters}) != len(parameters):
-        raise InvalidSetting("a parameter is given twice.", "pass each parameter once (model.parameters() does).")
-    near: list[tuple[int, torch.Tensor]] = []  # where memory ends, of those that may reach as far as the present one
-    for start, end, p in sorted(map(_extent, parameters), key=lambda x: x[:2]):
-        near = [(e, other) for e, other in near if e > start]
-        for _, other in near if end > start else ():
-            if p.element_size() != other.element_size() or bool(torch.isin(_places(p), _places(other)).any()):
-                raise InvalidSetting(
-                    f"two parameters of shapes {tuple(other.shape)} and {tuple(p.shape)} share one memory.",
-                    "tie them by assigning the same Parameter object to both modules.",
-                )
-        near.append((end, p))
-
-
-def _extent(p: torch.Tensor) -> tuple[int, int, torch.Tensor]:
-    """First byte, and the one behind the last; the same for what has no memory."""
-    if not p.numel() or not p.untyped_storage().data_ptr():
-        return 0, 0, p
-    reach = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
-    return p.data_ptr(), p.data_ptr() + (reach + 1) * p.element_size(), p
-
-
-def _places(p: torch.Tensor) -> torch.Tensor:
-    """Addresses of its elements."""
-    start, end, _ = _extent(p)
-    offsets = torch.arange((end - start) // p.element_size()).as_strided(p.shape, p.stride())
-    return (start + offsets * p.element_size()).reshape(-1)
 
 
 def build(
@@ -134,18 +90,58 @@ def build(
     return slots
 
 
-def write(slots: Sequence[Slot], later: bool = False) -> None:
-    """Make parameters the float view of their lattice; `later`: but for whole deep blocks, whose pass has done it."""
+def write(slots: Sequence[Slot]) -> None:
+    """Make parameters the float view of their lattice."""
     for block, mine in by_block(slots):
-        if block.deep and later and block.operands is not None:
-            continue
-        if block.deep:
-            for s in mine:
-                s.parameter.detach().copy_(block.lattices["q"].value(s.start, s.stop).view(s.parameter.shape))
-            continue
-        block.shown = block.lattices["q"].value().to(block.dtype)
-        torch._foreach_copy_([s.parameter.detach() for s in mine], _pieces(block.shown, mine))
+        _write(block, mine)
     torch.clear_autocast_cache()  # inside torch.autocast it holds casts of the values before
+
+
+def _write(block: Block, slots: Sequence[Slot]) -> int:
+    """Write the parameters of one block; how many elements were written."""
+    parameters = [s.parameter.detach() for s in slots]
+    if block.deep:
+        for s, p in zip(slots, parameters, strict=True):
+            p.copy_(block.lattices["q"].value(s.start, s.stop).view(p.shape))
+    else:
+        block.shown = block.lattices["q"].value().to(block.dtype)
+        torch._foreach_copy_(parameters, _pieces(block.shown, slots))
+    return sum(p.numel() for p in parameters)
+
+
+def show(slots: Sequence[Slot], world: World) -> None:
+    """After a world's ops: write the parameters that took part and that no pass has written.
+
+    Elements are counted: those that passes have written or compared, and those written here, are those of the parts.
+
+    Raises:
+        Inconsistent: they are not.
+    """
+    shown = 0
+    for block, mine in by_block(slots):
+        done = block.operands is not None and block.operands.shown
+        shown += block.operands.size if done else _write(block, mine)
+    torch.clear_autocast_cache()
+    if shown != (size := sum(part.size for part in world.parts)):
+        raise Inconsistent(
+            f"at step {world.step} {size} elements were moved, but {shown} were written to parameters.", REPORT
+        )
+
+
+def refuse_unshown(slots: Sequence[Slot]) -> None:
+    """Raise Inconsistent if a parameter is not, bit for bit, the view of its lattice. For right after a step.
+
+    Unlike `check_unedited` it trusts no copy of what was written before: it is a full pass over memory.
+    """
+    for s in slots:
+        if _same_kind(s) and not (count := int(_unlike(s).sum())):
+            continue
+        seen = f"{count} of its {s.parameter.numel()} values" if _same_kind(s) else "its dtype, device or size"
+        raise Inconsistent(
+            f"{s.name} is not the view of its integers right after a step: {seen} differ, and no edit was made in "
+            "between, unless by a hook on the optimizer's step.",
+            f"edit weights between steps, never in a hook on step; without one, {REPORT}",
+        )
 
 
 def _pieces(flat: torch.Tensor, slots: Sequence[Slot]) -> Sequence[torch.Tensor]:
@@ -156,12 +152,17 @@ def _pieces(flat: torch.Tensor, slots: Sequence[Slot]) -> Sequence[torch.Tensor]
     return [flat[s.start : s.stop].view(s.parameter.shape) for s in slots]
 
 
-def gather(slots: Sequence[Slot], step: int) -> None:
-    """Copy gradients into their blocks, as float64; note where those of whole deep blocks lie, and copy nothing.
+def gather(slots: Sequence[Slot], world: World) -> None:
+    """Copy gradients into their blocks, as float64; note where those of deep parts lie, and copy nothing.
+
+    Args:
+        slots: those that take part.
+        world: of the step, with its parts.
 
     Raises:
         NonFinite: naming the first parameter whose gradient holds NaN or infinity (deep blocks: later, in their pass).
     """
+    deep, step = _deep(world), world.step
     for block, mine in by_block(slots):
         grads = [s.parameter.grad for s in mine]
         for s, g in zip(mine, grads, strict=True):
@@ -170,7 +171,7 @@ def gather(slots: Sequence[Slot], step: int) -> None:
                     f"{s.name} has a sparse gradient; its dense state could not follow.", "use sparse=False."
                 )
         block.drop_gradient()
-        if is_whole(block, mine):
+        if id(block) in deep:
             block.gradients = partial(_copied, block, mine)
             given = [g if g.dtype is block.dtype else g.to(block.dtype) for g in grads]
             block.operands = _operands(block, mine, given, step)
@@ -192,15 +193,16 @@ def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:
             )
 
 
-def is_whole(block: Block, slots: Sequence[Slot]) -> bool:
-    """Whether these are all slots of a deep block, with the same step count: then it is done in passes."""
-    return block.deep and sum(s.stop - s.start for s in slots) == block.size and len({s.count for s in slots}) == 1
+def _deep(world: World) -> set[int]:
+    """The blocks of deep parts, by identity: those that are done in passes."""
+    return {id(part.block) for part in world.parts if part.deep}
 
 
-def locate(slots: Sequence[Slot]) -> None:
-    """Note where the parameters of whole deep blocks lie, before their gradients are known."""
+def locate(slots: Sequence[Slot], world: World) -> None:
+    """Note where the parameters of deep parts lie, before their gradients are known."""
+    deep = _deep(world)
     for block, mine in by_block(slots):
-        block.operands = _operands(block, mine, None, 0) if is_whole(block, mine) else None
+        block.operands = _operands(block, mine, None, 0) if id(block) in deep else None
 
 
 def _operands(block: Block, slots: Sequence[Slot], grads: Sequence[torch.Tensor] | None, step: int) -> Operands:
@@ -222,7 +224,7 @@ def _copied(block: Block, slots: Sequence[Slot]) -> torch.Tensor:
 
 
 def look(world: World) -> None:
-    """Sum up the gradients of whole deep blocks; raises NonFinite."""
+    """Sum up the gradients of deep parts; raises NonFinite."""
     for part in world.deep:
         try:
             world.sums[id(part.block)] = gradient_sum(part)
@@ -259,14 +261,15 @@ def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     return list(grouped.values())
 
 
-def check_unedited(slots: Sequence[Slot], later: Sequence[Slot] = ()) -> None:
+def check_unedited(slots: Sequence[Slot], later: World | None = None) -> None:
     """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit.
 
     Args:
         slots: all slots of one or more blocks.
-        later: of these, whole deep blocks are left out: their pass compares.
+        later: a step about to be taken or undone. Its deep parts are left out: `run` sees to it that each is compared,
+            in its pass or after it.
     """
-    skipped = {id(block) for block, mine in by_block(later) if is_whole(block, mine)}
+    skipped = set() if later is None else _deep(later)
     for block, mine in by_block(slots):
         if id(block) not in skipped and not _as_shown(block, mine):
             for s in mine:
@@ -290,7 +293,9 @@ def _as_shown(block: Block, slots: Sequence[Slot]) -> bool:
         return False
     if now.dtype is not shown.dtype or now.device != shown.device or now.numel() != shown.numel():
         return False
-    words = torch.int64 if shown.nbytes % 8 == 0 else _BITS[shown.element_size()]
+    words, size = _BITS[shown.element_size()], shown.element_size()
+    if shown.nbytes % 8 == 0 and now.storage_offset() * size % 8 == 0 and now.stride(0) == 1:
+        words = torch.int64  # a single parameter is not copied, and may begin anywhere in its memory
     return torch.equal(now.view(words), shown.view(words))
 
 
@@ -314,9 +319,15 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def _edited(s: Slot) -> torch.Tensor:
-    """Which of its elements have other bits than the view of the lattice (-0.0 is not 0.0), flat."""
-    shown = s.block.shown
-    view = s.block.lattices["q"].value(s.start, s.stop).to(s.block.dtype) if shown is None else shown[s.start : s.stop]
+    """Which of its elements have other bits than what was last written (-0.0 is not 0.0), flat."""
+    if s.block.shown is None:
+        return _unlike(s)
+    return _bits(s.parameter.detach().reshape(-1)) != _bits(s.block.shown[s.start : s.stop])
+
+
+def _unlike(s: Slot) -> torch.Tensor:
+    """Which of its elements have other bits than the view of the lattice, flat."""
+    view = s.block.lattices["q"].value(s.start, s.stop).to(s.block.dtype)
     return _bits(s.parameter.detach().reshape(-1)) != _bits(view)
 
 
@@ -342,7 +353,8 @@ def adopt(slots: Sequence[Slot]) -> int:
 
 
 def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, counting: int) -> World:
-    """Fill a world's parts: runs of neighbours of one block with the same step count.
+    """Fill a world's parts: runs of neighbours of one block with the same step count, whatever lies between them in
+    other blocks.
 
     Args:
         slots: those that take part, in order of their index.
@@ -350,17 +362,18 @@ def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, coun
         world: an empty one.
         counting: added to the slots' counts: 1 on the way forward, 0 on the way back.
     """
-    last: Slot | None = None
+    last: dict[int, Part] = {}  # of each block, the part in progress
     for s in slots:
-        joins = last is not None and (last.block is s.block) and (last.stop, last.count) == (s.start, s.count)
-        if joins:
-            world.parts[-1].stop = s.stop
-            if s.stop > s.start:
-                world.parts[-1].cuts.append(s.start)
-        elif s.stop > s.start:
-            name_of = _namer(slots, s.block)
-            world.parts.append(Part(s.block, s.start, s.stop, settings[s.group], s.count + counting, world, name_of))
-        last = s if joins or s.stop > s.start else last
+        if s.stop == s.start:
+            continue
+        part, count = last.get(id(s.block)), s.count + counting
+        if part is not None and (part.stop, part.count) == (s.start, count):
+            part.stop = s.stop
+            part.cuts.append(s.start)
+        else:
+            part = Part(s.block, s.start, s.stop, settings[s.group], count, world, _namer(slots, s.block))
+            last[id(s.block)] = part
+            world.parts.append(part)
     return world
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..exact import Contract, Rescale
-from . import flat, serial
+from . import flat, memory, serial
 from .settings import refuse_group
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
     names = [x[0] if isinstance(x, tuple) else f"parameter {i} of group {group}" for i, x in enumerate(params)]
     tensors = [(name, p) for name, p in zip(names, bare, strict=True) if isinstance(p, torch.Tensor)]
     for name, p in tensors:
-        flat.refuse_parameter(p, name)
-    flat.refuse_overlap([s.parameter for s in optimizer._slots] + [p for _, p in tensors])
+        memory.refuse_parameter(p, name)
+    memory.refuse_overlap([s.parameter for s in optimizer._slots] + [p for _, p in tensors])
     refuse_group(optimizer, param_group)
     if optimizer.param_groups:  # torch wants all groups with names, or none
         params = list(zip(names, bare, strict=True)) if "param_names" in optimizer.param_groups[0] else bare

@@ -51,6 +51,7 @@ def leave(traj: "Trajectory") -> None:
 
 def write(traj: "Trajectory", step: int) -> None:
     """Note digests of the state after `step`, and of its batch."""
+    traj.optimizer.check_shown()
     traj.journal.annotate(digests=_digests(traj), batch=digest_of(traj.data(traj.moment(step))))
 
 

@@ -4,13 +4,14 @@ Those of the first step are made where the run begins (`begin`) and wait in `jou
 takes them into its record. So they are committed, pruned, copied and given up with the records of the steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ReplayMismatch
+from ..errors import LoschmidtError, ReplayMismatch
 from ..exact import digest
 from ..optim import flat, serial
 from ..optim.settings import REASONS, plain
@@ -153,17 +154,27 @@ def _put_back(traj: "Trajectory", good: Good) -> str:
     return f"The trajectory is at step {traj.step} again, {good.what}."
 
 
-def does_not_fit(traj: "Trajectory", good: Good | None, error: Exception) -> ReplayMismatch:
-    """Undoing a step failed in a way that no record of a step taken leads to: `good` is put back, if there is one."""
-    step = traj.step - 1
-    left = "The state is left half undone." if good is None else _put_back(traj, good)
-    return ReplayMismatch(
-        f"undoing step {step}: its record in the journal or on the tape does not fit the state (a bit of one of them "
-        f"has changed in memory): {type(error).__name__}: {error}. {left}",
-        "load the run from its last save.",
-        step,
-        "record",
-    )
+@contextmanager
+def fitting(traj: "Trajectory", doing: str, step: int, good: Good | None = None) -> Iterator[None]:
+    """Around a step ("taking", or "undoing" it): name an error that no state and no record of a whole run leads to.
+
+    Raises:
+        ReplayMismatch: the step failed outside the user's passes. `good` is put back, if there is one.
+    """
+    traj.passing = False
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        if traj.passing or isinstance(error, (LoschmidtError, torch.OutOfMemoryError)):
+            raise
+        left = "The state is left in the middle of the step." if good is None else _put_back(traj, good)
+        raise ReplayMismatch(
+            f"{doing} step {step}: the state, the tape and the journal do not fit together (a bit of one of them has "
+            f"changed in memory?): {type(error).__name__}: {error}. {left}",
+            "load the run from its last save.",
+            step,
+            "record",
+        ) from error
 
 
 def _joined(name: str, value: str) -> str | None:

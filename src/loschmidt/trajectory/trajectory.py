@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import live
-from ..errors import InvalidSetting, LoschmidtError, ReplayMismatch, SourceChanged
+from ..errors import InvalidSetting, ReplayMismatch, SourceChanged
 from ..exact import Journal, Tape, digest, random
 from ..live.metrics import Writer
 from ..optim import ReversibleOptimizer, composed
@@ -103,7 +103,7 @@ class Trajectory(Excursions):
         self._loss: tuple[Any, float | None] | None = None
         self._last_loss: torch.Tensor | None = None
         self._energy: float | None = None  # at the start of the step before, if that was taken just now
-        self._checked, self._shapes, self.watchers = False, None, []
+        self._checked, self._shapes, self.watchers, self.passing = False, None, [], False
         self.moment: Callable[[int], int] = same  # step -> the step whose batch and lr it has
         self.mirrored: Callable[[int], bool | None] = as_set  # step -> which way time runs
         self.commit_every, self.commit_seconds = commit_every, commit_seconds
@@ -179,7 +179,7 @@ class Trajectory(Excursions):
         Raises:
             OutOfReach: below 0, or below the first step that the journal holds.
             NonFinite, LossBelowF0, LatticeOverflow: going forward; the trajectory is at the last good step.
-            ReplayMismatch: going back; the trajectory is at the last step that was as recorded, or where the seek began.
+            ReplayMismatch: going back; the trajectory is at the last step that was as recorded, or where it began.
             Nondeterministic, SourceChanged, EditedOutside: before anything moved.
             DamagedFile, NotWritten: the folder does not hold what the way back needs, or has no room: before anything
                 moved. NotWritten also from a commit on the way: the run is where it was then.
@@ -231,7 +231,8 @@ class Trajectory(Excursions):
         first = step == record.lowest(self)
         if first and self.journal.start is None:  # it was given up by an edit
             record.begin(self)
-        loss = opt.step(lambda: self._passes(step))
+        with record.fitting(self, "taking", step):
+            loss = opt.step(lambda: self._passes(step))
         if first:
             record.leave(self)
         self._last_loss = None if loss is None else loss.detach()
@@ -249,23 +250,11 @@ class Trajectory(Excursions):
             )
         absent = [s.parameter for s in self.optimizer._slots if not s.count]  # joined later: added, or unfrozen
         at_start = composed.begins_with_kick(self.optimizer._settings)
-        passing = False
-
-        def passes() -> torch.Tensor | None:
-            nonlocal passing
-            passing = True  # what fails from here on is the user's code
-            loss = self._passes(step, absent)
-            passing = False
-            return loss
-
         try:
-            loss = self.optimizer.unstep(passes)
+            with record.fitting(self, "undoing", step, good):
+                loss = self.optimizer.unstep(lambda: self._passes(step, absent))
         except ReplayMismatch as error:
             raise guard.explained(self, error) from error.__cause__
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
-            if passing or isinstance(error, LoschmidtError):
-                raise
-            raise record.does_not_fit(self, good, error) from error
         self._last_loss = None if loss is None else loss.detach()
         self._energy = None
         self._loss = (self._point(), None if loss is None else float(self._last_loss)) if at_start else None
@@ -273,10 +262,11 @@ class Trajectory(Excursions):
 
     def _passes(self, step: int, absent: Sequence[torch.Tensor] = ()) -> torch.Tensor | None:
         """Forward and backward of a step, with the buffers noted that it changes."""
-        passes = self.optimizer.passes
+        passes, self.passing = self.optimizer.passes, True  # what fails from here on is the user's code
         loss = evaluate(self, step, absent=absent)
         passes.visits += 1  # after `evaluate`, which clears gradients and so begins the count anew
         passes.note(self.buffers.changed())
+        self.passing = False
         return loss
 
     # -- checks before moving ------------------------------------------------------------------------

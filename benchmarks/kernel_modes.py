@@ -30,7 +30,8 @@ def measure(name: str, size: int, threads: int, steps: int) -> dict[str, float]:
     """Seconds of the first three steps (in which everything is compiled), and the median of those after them."""
     torch.set_num_threads(threads)
     mine, seconds = parameters(size, 0, "cpu"), []
-    optimizer = getattr(lo.optim, name)(mine, lr=1e-3)
+    settings = {"lr": 1e-3, "momentum": 0.9} if name == "SGD" else {"lr": 1e-3}
+    optimizer = getattr(lo.optim, name)(mine, **settings)
     give(mine, gradients(size, 0, "cpu"))
     for _ in range(steps + 3):
         start = time.perf_counter()

@@ -148,7 +148,7 @@ def test_near_and_far_from_zero(scale, settings, kernels):
         kernels(mode)
         torch.manual_seed(0)
         p = nn.Parameter(torch.randn(100, dtype=torch.float64) * scale)
-        optimizer = lo.optim.SGD([p], lr=0.1, momentum=0.9, **settings)
+        optimizer = lo.optim.SGD([p], lr=0.1, **settings)
         states = walk(optimizer, [p], STEPS, lambda step: scale)
         turns.append(states[-1])
         assert walk_back(optimizer, [p], states, lambda step: scale) == []
@@ -267,8 +267,8 @@ def test_weights_that_do_not_lie_flat():
 def test_passes_follow_torch(name):
     torch.manual_seed(0)
     p, q = (nn.Parameter(x) for x in torch.randn(500, dtype=torch.float64).repeat(2, 1))
-    ours = getattr(lo.optim, name)([p], lr=0.01)
     settings = {"momentum": 0.9} if name == "SGD" else {}
+    ours = getattr(lo.optim, name)([p], lr=0.01, **settings)
     theirs = getattr(torch.optim, name)([q], lr=0.01, **settings)
     walk(ours, [p], 30)
     for step in range(30):

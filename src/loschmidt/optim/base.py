@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 
 from .. import exact, interrupt
-from ..errors import BelowResolution, InvalidSetting, OutOfReach
+from ..errors import InvalidSetting, OutOfReach
 from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
 from . import composed, flat, groups, losses, processes, record, serial
 from .integers import LatticeTypes, integer_types
-from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients
+from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients, warn_below_resolution
 from .replay import Passes
 from .schedulers import Schedulers
 from .settings import Settings, present, refuse_options, require_number
@@ -20,7 +20,6 @@ from .settings import Settings, present, refuse_options, require_number
 Closure = Callable[[], Any]
 
 _CHECK_RESOLUTION_EVERY = 500
-_BELOW_RESOLUTION_SHARE = 0.1
 
 
 class ReversibleOptimizer(torch.optim.Optimizer):
@@ -188,7 +187,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             check = world.checksum(self.needs_loss)
         record.push(self, world, settings, active, check)
         if looking:  # last: a filter may turn warnings into errors
-            self._warn_below_resolution(world, *max(lost, lost_share(drifts, world)))
+            warn_below_resolution(self, world, *max(lost, lost_share(drifts, world)))
 
     def unstep(self, closure: Closure) -> Any:
         """Undo the last step: parameters, state and tape are what they were before it, bit for bit.
@@ -393,13 +392,3 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(text, category, stacklevel=2)
-
-    def _warn_below_resolution(self, world: World, share: float, lattice: str) -> None:
-        if share > _BELOW_RESOLUTION_SHARE:
-            resolution = max(2.0 ** -block.lattices[lattice].exponent for block in world.blocks)
-            self.warn_once(
-                "resolution",
-                f"{share:.0%} of the non-zero updates of {lattice!r} at step {world.step} are below half its "
-                f"resolution {resolution:g} and move nothing. Remedy: pass a finer resolution.",
-                BelowResolution,
-            )

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ReplayMismatch
+from ..errors import BelowResolution, ReplayMismatch
+from ..exact import World
 from .flat import Slot
 
 if TYPE_CHECKING:
     from .base import ReversibleOptimizer
     from .replay import Passes
 
+_BELOW_RESOLUTION_SHARE = 0.1
 _INSIDE_REPLAY = "run the passes of every step, and of the closure, inside `with lo.replay(optimizer):`."
 _WITH_MODEL = "run the passes of every step, and of the closure, inside `with lo.replay(optimizer, model):`."
 
@@ -98,3 +100,15 @@ def refuse_other_buffers(passes: "Passes", recorded: Collection[str], step: int)
                 step,
                 f"buffer {name}",
             )
+
+
+def warn_below_resolution(optimizer: "ReversibleOptimizer", world: World, share: float, lattice: str) -> None:
+    """Warn, once, where many updates are so small that they move nothing."""
+    if share > _BELOW_RESOLUTION_SHARE:
+        resolution = max(2.0 ** -block.lattices[lattice].exponent for block in world.blocks)
+        optimizer.warn_once(
+            "resolution",
+            f"{share:.0%} of the non-zero updates of {lattice!r} at step {world.step} are below half its "
+            f"resolution {resolution:g} and move nothing. Remedy: pass a finer resolution.",
+            BelowResolution,
+        )

@@ -76,7 +76,7 @@ def main():
         "subjects": {
             name: {
                 "optimizer": kind.__name__,
-                "settings": {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()},
+                "settings": {k: v if isinstance(v, (int, float, str, tuple)) else str(v) for k, v in settings.items()},
                 "batch_norm_and_dropout": norm,
                 "steps": steps,
             }

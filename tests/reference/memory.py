@@ -23,9 +23,9 @@ from loschmidt.optim.settings import plain
 from .bits import bits_of, differences
 
 SUBJECTS: dict[str, tuple[type, dict[str, Any], bool, int]] = {
-    "SGD": (lo.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}, True, 40),
+    "SGD": (lo.optim.SGD, {"lr": 0.05, "momentum": 0.5, "weight_decay": 1e-3}, True, 40),
     "Adam": (lo.optim.Adam, {"lr": 0.005}, True, 110),
-    "AdamW": (lo.optim.AdamW, {"lr": 0.005, "weight_decay": 0.1}, True, 30),
+    "AdamW": (lo.optim.AdamW, {"lr": 0.005, "betas": (0.6, 0.9), "weight_decay": 0.1}, True, 30),
     "AdamW-int32": (
         lo.optim.AdamW,
         {"lr": 0.005, "weight_decay": 0.1, "lattice": {"q": torch.int32}, "resolution": 2.0**-24},

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .words import floor_after
+from .stack import floor_after
 
 Entry = dict[str, Any]
 

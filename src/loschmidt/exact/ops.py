@@ -1,95 +1,199 @@
-"""The four arithmetic kernels on lattice integers, each with its inverse beside it.
+"""What is done to the integers of rows, each with its inverse beside it; the eager twins of `kernels/row_ops.h`.
 
-    shear     x += k                                    inverse: x -= k
-    exchange  z = x n + u, x = z // d, r = z mod d      inverse: the same with n and d swapped
-    rotate    three rounded shears (Paeth 1986)         inverse: the same shears subtracted, last first
+    shear    n += k                                        inverse: n -= k
+    halve    n -> n >> 1, u -> 2 u, the low bit to a plane     inverse: n -> 2 n + bit, u -> u / 2
+    jump     a row of zeros: u -> 2**k u                   inverse: u -> u / 2**k
+    rotate   three rounded shears (Paeth 1986)             inverse: the same shears subtracted, last first
 
 Each is a bijection of integer tuples, so a program made of them is one too.
 """
 
-import math
-
+import numpy as np
 import torch
 
-from .tape import Lanes, idles
+from ..errors import LatticeOverflow
+from .lattice import RANGE, Lattice, peaks
+from .tape import JUMP, Stack, plane_bytes
+
+SLACK = 1.0 + 2.0**-20
+"""An update in units, found in float64, times this and plus 2, bounds what is added: it is rounded in float32, too."""
+_FLOOR = 32  # how far above its floor the unit of a row of zeros is raised
 
 
-def shear_(x: torch.Tensor, units: torch.Tensor, sign: int = 1) -> None:
-    """x += sign * units, in place. `units`: whole numbers in float64; inverse: the other sign. Free of bits."""
-    whole = units.to(x.dtype)
-    x.add_(whole) if sign > 0 else x.sub_(whole)
-
-
-def _exchange_(x: torch.Tensor, heads: torch.Tensor, n: int, d: int, short: bool = False) -> None:
-    """Multiply x by n/d; pop the digit u (base n) that fills the gap, push the remainder r (base d).
-
-    Multiplying first keeps the rounding below one unit; dividing first would add n units of noise.
-    """
-    above = (heads / n).floor_()
-    w = torch.sub(heads, above, alpha=n)
-    if short:  # exact: x n + u = x d + (x (n - d) + u), and the second term is whole and below 2**51
-        k = (w.add_(x, alpha=n - d) / d).floor_()
-        x.add_(k.to(x.dtype))
-    else:
-        # exact: x = h d + v for *any* integer h, so h may come from an inexact float product; then
-        # x n + u = (h n) d + (v n + u), where |v n + u| < 2**47 is whole and exact in float64.
-        h = x.to(torch.float64).mul_(1 / d).to(torch.int64)
-        w.add_(torch.sub(x, h, alpha=d).to(torch.float64), alpha=n)
-        k = (w / d).floor_()
-        x.copy_(k.to(torch.int64).add_(h, alpha=n))
-    torch.add(w.sub_(k, alpha=d), above, alpha=d, out=heads)
-
-
-def near(bound: float, n: int, d: int) -> bool:
-    """Whether an exchange of integers up to this bound may take the short way."""
-    return bound * abs(n - d) < 2.0**50
-
-
-def contract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int, bound: float = math.inf) -> None:
-    """x = floor-free x n/d in place, remainders to the tape: log2(d/n) bits an element, given back when n > d.
+class TooLarge(LatticeOverflow):
+    """A row would need a unit that arithmetic cannot use. Nothing was changed.
 
     Args:
-        x: integers, shape (size,), elements [start, start + size) of the buffer that `lanes` belongs to.
-        start: first element.
-        lanes: the tape.
-        n: numerator, at most 2**23.
-        d: denominator, at most 2**23.
-        bound: upper bound of |x|, if one is known.
+        row: which, of the part.
     """
-    for first, last, lane in lanes.rows(start, start + x.numel()):
-        whole = lanes.is_whole(first, last, n, d)
-        lanes.prepare(((n, d),), whole)
-        _exchange_row_(
-            x[first - start : last - start], lanes.heads, lane, n, d, whole and idles(n, d), near(bound, n, d)
-        )
+
+    def __init__(self, row: int):
+        super().__init__("a value is beyond any unit.", "lower lr, or clip the gradient.")
+        self.row = row
 
 
-def uncontract_(x: torch.Tensor, start: int, lanes: Lanes, n: int, d: int, bound: float = math.inf) -> None:
-    """Inverse of `contract_` with the same arguments: rows last first, n and d swapped."""
-    for first, last, lane in reversed(lanes.rows(start, start + x.numel())):
-        whole = lanes.is_whole(first, last, n, d)
-        _exchange_row_(
-            x[first - start : last - start], lanes.heads, lane, d, n, whole and idles(n, d), near(bound, n, d)
-        )
-        lanes.unprepare(((n, d),), whole)
+def halve(n: torch.Tensor) -> np.ndarray:
+    """n >> 1 in place; the low bits, packed into bytes, the first lowest. `n`: a row."""
+    plane = np.packbits((n & 1).to(torch.uint8).cpu().numpy(), bitorder="little")
+    n.bitwise_right_shift_(1)
+    return plane
 
 
-def _exchange_row_(x: torch.Tensor, heads: torch.Tensor, lane: int, n: int, d: int, idle: bool, short: bool) -> None:
-    end = lane + x.numel()
-    _exchange_(x, heads[lane:end], n, d, short)
-    if idle and end < heads.numel():  # the last row's other lanes, as if a zero stood there
-        _exchange_(torch.zeros_like(heads[end:], dtype=torch.int64), heads[end:], n, d)
+def redouble(n: torch.Tensor, plane: np.ndarray) -> None:
+    """2 n + bit in place: the inverse of `halve`."""
+    bits = torch.from_numpy(np.unpackbits(plane, count=n.numel(), bitorder="little")).to(n.device, n.dtype)
+    n.mul_(2).add_(bits)
 
 
-def rotate_(x: torch.Tensor, y: torch.Tensor, angle: torch.Tensor, sign: int = 1) -> None:
+def room(
+    lattice: Lattice, rows: tuple[int, int], most: np.ndarray, work: torch.dtype, only: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Halve rows until an update fits: the unit is never too fine for it, nor for the arithmetic.
+
+    A row of zeros has nothing to remember: its unit is chosen without bits, and leaves `spare` bits of room above the
+    update. Decisions depend on the integers, the units and the update alone.
+
+    Args:
+        lattice: of which.
+        rows: [first, last).
+        most: the largest magnitude of each row's update, in real units.
+        work: the type of the arithmetic.
+        only: the rows to look at, if not all.
+
+    Returns:
+        Counts (see `tape`), int16, shape (rows,); and the planes of all rows, one after the other.
+
+    Raises:
+        TooLarge: nothing was changed.
+    """
+    (first, last), (low, high) = rows, RANGE[work]
+    starts, limit, spare = lattice.rows.starts, float(lattice.limit), 2.0**lattice.spare
+    counts, planes = np.zeros(last - first, np.int16), [[] for _ in range(last - first)]
+    n = [lattice.n[starts[r] : starts[r + 1]] for r in range(first, last)]
+    waiting = np.arange(last - first) if only is None else np.flatnonzero(only)
+    known: set[int] = set()
+    while len(waiting):
+        units = lattice.units(first, last)
+        exponents = lattice.exponents(first, last)
+        left = []
+        for i in waiting.tolist():
+            with np.errstate(over="ignore"):
+                k = most[i] / units[i] * SLACK + 2.0
+            bound, by = lattice.bound[first + i], 0
+            if bound + k * spare <= limit and exponents[i] >= low:
+                continue
+            if i not in known:
+                bound = lattice.bound[first + i] = float(peaks(n[i], np.array([0, n[i].numel()]))[0])
+                known.add(i)
+            zero = bound == 0.0
+            if not k < 1e300:
+                by = 1 << 20
+            elif zero and most[i] > 0.0 and k * spare > limit:
+                by = int(np.frexp(k * spare / limit)[1])
+            elif bound + k > limit:
+                by = int(np.frexp((bound + k) / limit)[1])
+            if exponents[i] + by < low:
+                by = int((low + _FLOOR if zero else low) - exponents[i])
+            if exponents[i] + by > high:
+                unroom(lattice, rows, counts, [b"".join(p) for p in planes])
+                raise TooLarge(i)
+            if not by:
+                continue
+            if zero:
+                counts[i] = max(counts[i], JUMP) + by
+            else:
+                by = min(by, 64)
+                planes[i] += [halve(n[i]).tobytes() for _ in range(by)]
+                counts[i] += by
+                lattice.bound[first + i] = float(peaks(n[i], np.array([0, n[i].numel()]))[0])
+            lattice.e[first + i] += by
+            left.append(i)
+        waiting = np.array(left, np.int64)
+    lattice.bound[first:last] += np.where(most < np.inf, most, 0.0) / lattice.units(first, last) * SLACK + 2.0
+    return counts, np.frombuffer(b"".join(b for p in planes for b in p), np.uint8)
+
+
+def unroom(lattice: Lattice, rows: tuple[int, int], counts: np.ndarray, planes: list[bytes | np.ndarray]) -> None:
+    """Undo `room`, given what it returned, planes row by row.
+
+    A row that is not on the recorded path may not fit any more. It stays coarse: its value is the same, and its low
+    bits, which were another row's, are dropped.
+    """
+    first = rows[0]
+    for i in np.flatnonzero(counts).tolist():
+        r, count = first + i, int(counts[i])
+        n = lattice.n[lattice.rows.starts[r] : lattice.rows.starts[r + 1]]
+        most = float(peaks(n, np.array([0, n.numel()]))[0])
+        if count >= JUMP:
+            lattice.e[r] -= (count - JUMP) if most == 0.0 else 0
+            continue
+        if np.ldexp(most, count) > lattice.limit:
+            continue
+        size = -(-n.numel() // 8)
+        each = np.frombuffer(planes[i], np.uint8) if isinstance(planes[i], bytes) else planes[i]
+        for j in reversed(range(count)):
+            redouble(n, each[j * size : (j + 1) * size])
+        lattice.e[r] -= count
+        lattice.bound[r] = np.inf
+
+
+def refine(lattice: Lattice, rows: tuple[int, int], stack: Stack) -> np.ndarray:
+    """After units have grown: n -> 2 n + bit where that fits, until rows are as fine as they are to be.
+
+    The bits are the tape's last ones, whoever wrote them; zeros, if it holds fewer than are wanted. Lattices with a
+    resolution go back to it; others keep the head room that a first update leaves.
+
+    Returns:
+        Counts (see `tape`), int16, shape (rows,): negative; below -JUMP where the bits were zeros.
+    """
+    (first, last), starts = rows, lattice.rows.starts
+    n = lattice.n[starts[first] : starts[last]]
+    top = peaks(n, starts[first : last + 1] - starts[first])
+    fits = np.maximum(np.frexp(lattice.limit / (top + 1.0))[1] - 1, 0)
+    if lattice.resolution is None:
+        by = np.where(top > 0, np.maximum(fits - 3 - lattice.spare, 0), 0)
+    else:
+        by = np.clip(lattice.exponents(first, last) + lattice.resolution, 0, fits)
+    lengths = lattice.rows.lengths(first, last)
+    size = plane_bytes(by.astype(np.int16), lengths // 8 * 8)
+    enough = size <= len(stack.planes) - stack.planes.forgotten
+    bits = stack.take(size) if enough else np.zeros(size, np.uint8)
+    at = 0
+    for i in np.flatnonzero(by).tolist():
+        row, whole = lattice.n[starts[first + i] : starts[first + i + 1]], int(lengths[i]) // 8
+        for _ in range(int(by[i])):
+            redouble(row, np.append(bits[at : at + whole], np.uint8(0))[: -(-int(lengths[i]) // 8)])
+            at += whole
+        lattice.e[first + i] -= by[i]
+        lattice.bound[first + i] = np.inf
+    return -np.where(by > 0, by + (0 if enough else JUMP), 0).astype(np.int16)
+
+
+def coarsen(lattice: Lattice, rows: tuple[int, int], counts: np.ndarray, stack: Stack) -> None:
+    """Undo `refine`, given what it returned."""
+    first, starts, planes = rows[0], lattice.rows.starts, []
+    for i in np.flatnonzero(counts).tolist():
+        by, taken = -int(counts[i]), counts[i] > -JUMP
+        by -= 0 if taken else JUMP
+        row = lattice.n[starts[first + i] : starts[first + i + 1]]
+        made = [halve(row)[: row.numel() // 8] for _ in range(by)][::-1]
+        planes += made if taken else []
+        lattice.e[first + i] += by
+        lattice.bound[first + i] = np.inf
+    stack.planes.push(np.concatenate(planes) if planes else np.empty(0, np.uint8))
+
+
+def rotate_(x: torch.Tensor, y: torch.Tensor, ratio: torch.Tensor, angle: torch.Tensor, sign: int = 1) -> None:
     """Rotate the pairs (x, y) by `angle`, in place, as three rounded shears; sign=-1 is the exact inverse.
 
     Args:
         x: integers, shape (pairs,).
         y: integers, shape (pairs,), another tensor than x.
+        ratio: units of y over those of x, float64, powers of two times ratios near 1.
         angle: float64 radians, at most pi/2 in magnitude (the shears grow large beyond).
     """
     slope, rise = -torch.tan(angle / 2), torch.sin(angle)
-    shears = ((x, y, slope), (y, x, rise), (x, y, slope))
+    shears = ((x, y, slope * ratio), (y, x, rise / ratio), (x, y, slope * ratio))
     for target, source, factor in shears if sign > 0 else shears[::-1]:
-        shear_(target, (factor * source.to(torch.float64)).round_(), sign)
+        k = (factor * source.to(torch.float64)).round_().to(target.dtype)
+        target.add_(k) if sign > 0 else target.sub_(k)

@@ -1,273 +1,284 @@
-"""Running a program: ops in order, there and back; deep blocks in passes, everything else op by op.
+"""Running a program: ops in order, there and back, in walks over memory.
 
-Which ops make up a pass follows from the program alone, so that the way back finds the same passes. If a pass is
-refused (a lattice must be made coarser first), the step does its ops one by one, and that is recorded.
+Neighbouring contractions and shears share a walk, unless one reads a sum over what another of them changes, or a
+formula is not understood. The tape is the same however ops are grouped: records and planes lie op by op, part by part,
+row by row, so that the drifts of a step can be undone before its kicks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from ..errors import EditedOutside, LatticeOverflow
-from .fused import Pass, Refused
-from .lattice import peak
+import numpy as np
+import torch
+
+from ..errors import LatticeOverflow, LoschmidtError, NonFinite
+from .kernels.eager import Failed, Result
+from .kernels.trace import Trace, TracedPart, Untraceable, Value
+from .kernels.walk import Walk
 from .program import Contract, Op, Shear
-from .trace import Untraceable
-from .world import Part, World
+from .tape import halved_bits
+from .world import Part, World, row_sums
 
-Group = tuple[int, Sequence[Op]]
+Group = list[tuple[int, Op]]
 
 
-def run(ops: Sequence[Op], world: World, offset: int = 0, drifts: int | None = None) -> None:
-    """Do the ops in order; if one is refused, undo those before it and raise.
+def run(ops: Sequence[Op], world: World, offset: int = 0) -> None:
+    """Do the ops in order, and make weights the view of "q"; if one is refused, undo those before it and raise.
 
     Args:
         ops: of a program.
         world: the step.
         offset: index of the first op in the program.
-        drifts: where among them the drifts begin: they are done in the same walk as the last kicks if that is exact.
     """
-    if not world.deep:
-        _one_by_one([(offset, ops)], world, world.parts)
-        return
-    groups = [*_groups(ops[:drifts], offset), *(() if drifts is None else _groups(ops[drifts:], offset + drifts))]
     done: list[Group] = []
     try:
-        while groups:
-            now, passes = groups[:2], None
-            if _joins(now, offset + (drifts or 0), world):
-                passes = _passes(now, world, True)
-            if passes is None:
-                now = groups[:1]
-                passes = _passes(now, world, True)
-            _do(now, passes, world)
-            done += now
-            groups = groups[len(now) :]
-        _inspect_others(ops, world)
+        for group in _groups(ops, offset):
+            _forward(group, world, done)
     except BaseException:
         for group in reversed(done):
-            _undo(group, world)
+            _backward(group, world)
         raise
 
 
 def run_back(ops: Sequence[Op], world: World, offset: int = 0) -> None:
     """Undo the ops, last first; if one cannot be undone, do those after it again and raise."""
-    if not world.deep:
-        _one_by_one([(offset, ops)], world, world.parts, False)
-        return
     undone: list[Group] = []
     try:
         for group in reversed(_groups(ops, offset)):
-            _undo(group, world)
-            undone.append(group)
-        _inspect_others(ops, world)
+            _backward(group, world, undone)
     except BaseException:
         for group in reversed(undone):
-            _do([group], _passes([group], world, True), world)
+            _forward(group, world, [])
         raise
 
 
-def _inspect_others(ops: Sequence[Op], world: World) -> None:
-    """Compare the weights that no pass has compared, since these ops did not move them after all (a drift of None)."""
-    if any(op.target == "q" for op in ops):
-        for part in world.deep:
-            if not part.block.operands.shown:
-                part.block.operands.inspect()
-                part.block.operands.shown = True
+def look(world: World) -> None:
+    """Sum up the words of the gradients; raises NonFinite."""
+    for number, part in enumerate(world.parts):
+        if number not in world.sums:
+            try:
+                world.sums[number] = Walk(Trace(part), True, looks=True).run().checksum
+            except Failed as failed:
+                _refuse(failed, part, world, ())
+
+
+def traced_sum(part: Part, formula: Callable[[Part], torch.Tensor]) -> float:
+    """`Part.sum_of`, in one walk where the formula is understood."""
+    trace = Trace(part)
+    try:
+        f: Any = formula(TracedPart(part, trace))
+        if not isinstance(f, Value):
+            raise Untraceable(type(f).__name__)
+    except (Untraceable, TypeError):
+        return row_sums(part, formula)
+    import math
+
+    trace.sum(f.name)
+    return math.fsum(Walk(trace, True).run().sums[0].tolist())
 
 
 def _groups(ops: Sequence[Op], offset: int) -> list[Group]:
-    """Neighbours that can share a walk: none reads the sum of squares of what another of them changes."""
+    """Neighbours that share a walk: none reads the sum of squares of what another of them changes."""
     groups: list[Group] = []
     changed: set[str] = set()
-    for i, op in enumerate(ops):
+    for position, op in enumerate(ops, offset):
         alone = not isinstance(op, (Contract, Shear))
         if not groups or alone or not changed or changed & set(op.needs):
-            groups.append((offset + i, [op]))
+            groups.append([(position, op)])
             changed = set()
         else:
-            groups[-1][1].append(op)
+            groups[-1].append((position, op))
         changed |= set() if alone else {op.target}
     return groups
 
 
-def _joins(groups: list[Group], border: int, world: World) -> bool:
-    """Whether two groups can be one walk: the last kicks and the first drifts, if these have lanes of their own or
-    leave the tape alone (on the way back all drifts are undone before any kick, and lanes are last in, first out). Each
-    must be done, and undone, without a sum over what the other changes."""
-    if len(groups) < 2 or groups[1][0] != border:
-        return False
-    (_, kicks), (_, drifts) = groups
-    plain = all(isinstance(op, (Contract, Shear)) for op in (*kicks, *drifts))
-    return (
-        plain
-        and not {op.target for op in kicks} & {name for op in drifts for name in op.needs}
-        and "q" not in {name for op in kicks for name in (op.target, *op.needs)}
-        and all(op.target == "q" for op in drifts)
-        and all(isinstance(op, Shear) or part.block.drift_lanes for op in drifts for part in world.deep)
-    )
-
-
-def _do(groups: list[Group], passes: list[Pass] | None, world: World) -> None:
-    """Do neighbouring groups, all or nothing."""
-    ops = [op for _, group in groups for op in group]
-    if passes is None or any(_flag(offset) in world.scalars for offset, _ in groups):
-        _one_by_one(groups, world, world.parts)
+def _forward(group: Group, world: World, done: list[Group]) -> None:
+    """Do a group, in one walk if all its formulas are understood; note what was done."""
+    if not isinstance(group[0][1], (Contract, Shear)):
+        _alone(group, world, True)
+        done.append(group)
         return
-    rest = _rest(world)
-    _one_by_one(groups, world, rest)
-    done: list[Pass] = []
-    try:
-        for one in passes:
-            found = one.run(one.block.operands, True)
-            if one.reads_gradient:
-                world.sums[id(one.block)] = found
-            done.append(one)
-    except BaseException as error:
-        for one in reversed(done):
-            Pass(one.part, ops, False).run(one.block.operands, True)
-        _one_by_one(groups, world, rest, False)
-        if not isinstance(error, Refused):
-            raise
-        _refuse(error, world)
-        if _resolved(error, passes[len(done)].part, groups, world):
-            try:
-                _do(groups, _passes(groups, world, True), world)
-            except BaseException:
-                _refine(groups, world)
-                raise
-            return
-        _refine(groups, world)  # op by op they are chosen anew, and recorded in that order
-        for offset, _ in groups:
-            world.scalars[_flag(offset)] = 1.0
-        _one_by_one(groups, world, world.parts)
+    while group:
+        traces, length = _traced(group, world, True)
+        now, group = group[:length], group[length:]
+        _walk(now, world, traces)
+        done.append(now)
 
 
-def _resolved(refused: Refused, part: Part, groups: Sequence[Group], world: World) -> bool:
-    """Choose the resolution of lattices that are still zero and wait for their first update, as `make_room` does."""
-    did = False
-    for number, (position, op) in enumerate(_numbered(groups)):
-        spare, largest = getattr(op, "spare", 0), refused.peaks.get(number, 0.0)
-        if spare and not peak(part.integers(op.target)):
-            world.position = position
-            did |= world.make_room(part, op.target, largest, spare=spare)
-    return did
+def _traced(group: Group, world: World, forward: bool) -> tuple[list[Trace], int]:
+    """Traces of the parts, and how many of the ops they hold: an op that is not understood is alone."""
+    traces, length = [], len(group)
+    for part in world.parts:
+        trace = Trace(part)
+        part.block.changing = trace.changed
+        try:
+            for k, (position, op) in enumerate(group[:length] if forward else group[::-1]):
+                if not op.trace(part, trace, forward, position) and length > 1:
+                    return _traced(group[: max(1, k)] if forward else group[-1:], world, forward)
+        finally:
+            part.block.changing = ()
+        traces.append(trace)
+    return traces, length
 
 
-def _refine(groups: Sequence[Group], world: World) -> None:
-    """Undo what was made coarser in deep blocks for these ops, in whatever order that was."""
-    ops, world.singly = dict(_numbered(groups)), world.deep
-    left = -1
-    while world.coarsened and world.coarsened[-1][0] in ops and len(world.coarsened) != left:
-        left, world.position = len(world.coarsened), world.coarsened[-1][0]
-        world.refine_back(ops[world.position].target)
-    world.singly = world.parts
+def _walk(group: Group, world: World, traces: list[Trace]) -> None:
+    results: list[tuple[Trace, Result]] = []
+    for number, trace in enumerate(traces):
+        part = trace.part
+        looks = number not in world.sums and bool(part.block.gradients)
+        try:
+            result = Walk(trace, True, _shows(trace), looks).run()
+        except Failed as failed:
+            for other, found in reversed(results):
+                _take_back(group, other, found)
+            for other, _ in results:
+                if "q" in other.changed:
+                    world.shown.discard(id(other.part))
+            _refuse(failed, part, world, group)
+        if looks:
+            world.sums[number] = result.checksum
+        results.append((trace, result))
+    for trace, result in results:
+        _take_over(trace, world)
+    for position, _ in group:
+        for trace, result in results:
+            if position in trace.shears:
+                k = trace.shears.index(position)
+                _book(trace, k, result.counts[k], 1)
+                trace.part.block.stack.push(result.counts[k], result.planes[k])
 
 
-def _numbered(groups: Sequence[Group]) -> list[tuple[int, Op]]:
-    return [(offset + i, op) for offset, group in groups for i, op in enumerate(group)]
+def _shows(trace: Trace) -> bool:
+    return bool(trace.part.block.weights) and ("q" in trace.changed or "q" in trace.logs)
 
 
-def _undo(group: Group, world: World) -> None:
-    """Undo a group, all or nothing."""
-    offset, ops = group
-    passes = _passes([group], world, False)
-    if passes is None or _flag(offset) in world.scalars:
-        _one_by_one([group], world, world.parts, False)
-        return
-    done: list[Pass] = []
-    rest = _rest(world)
-    try:
-        for one in reversed(passes):
-            one.run(one.block.operands, True)
-            done.append(one)
-        _one_by_one([group], world, rest, False)
-        _refine([group], world)  # last: deep blocks were made coarser before the rest did anything
-    except BaseException as error:
-        for one in reversed(done):
-            Pass(one.part, ops, True).run(one.block.operands, True)
-        if not isinstance(error, Refused):
-            raise
-        _refuse(error, world)
-        raise LatticeOverflow(
-            f"undoing step {world.step} takes lattice {ops[0].target!r} past its end: this is not the path that was "
-            "recorded, and undoing friction amplifies the difference.",
-            "stop here, or go back from a smaller perturbation.",
-        ) from None
-
-
-def _refuse(refused: Refused, world: World) -> None:
-    """Raise what the user is to be told, if it is the user's doing."""
-    for part in world.deep:
-        part.block.operands.inspect()
-    if refused.edited:
-        raise EditedOutside(
-            "parameters were edited outside the optimizer.",
-            "edit inside `with trajectory.edit():`, or call optimizer.adopt() to take the new values over.",
+def _take_over(trace: Trace, world: World) -> None:
+    first, last = trace.part.tensors_at
+    for name, logs in trace.logs.items():
+        trace.part.block.lattices[name].logs[first:last] = logs
+    if _shows(trace):
+        world.shown.add(id(trace.part))
+        torch.autograd.graph.increment_version(
+            [trace.part.block.weights[i] for i in range(first, last) if i in trace.part.block.weights]
         )
 
 
-def _flag(offset: int) -> str:
-    """Name of the record that a group was done op by op."""
-    return f"op by op {offset}"
+def _book(trace: Trace, k: int, counts: np.ndarray, sign: int) -> None:
+    name = [i for i in trace.instructions if i[0] == "shear"][k][1]
+    trace.part.block.lattices[name].pushed += sign * halved_bits(counts, trace.part.lengths)
 
 
-def _rest(world: World) -> list[Part]:
-    """Parts that are not done in passes."""
-    deep = {id(part) for part in world.deep}
-    return [part for part in world.parts if id(part) not in deep]
+def _take_back(group: Group, trace: Trace, result: Result) -> None:
+    """Undo a walk forward that is not on the tape yet."""
+    inverse = _inverse(group, trace)
+    planes = np.concatenate(result.planes) if result.planes else np.empty(0, np.uint8)
+    Walk(inverse, False, _shows(inverse)).run(result.counts[::-1], planes)
 
 
-def _passes(groups: Sequence[Group], world: World, forward: bool) -> list[Pass] | None:
-    """One for each deep block; None if a formula is not understood."""
-    ops = [op for _, group in groups for op in group]
+def _inverse(group: Group, trace: Trace) -> Trace:
+    """The trace of the way back, from where a trace forward led, or the other way round."""
+    first, last = trace.part.tensors_at
+    now = {name: list(trace.part.block.lattices[name].logs[first:last]) for name in trace.logs}
+    for name, logs in trace.logs.items():
+        trace.part.block.lattices[name].logs[first:last] = logs
     try:
-        return [Pass(part, ops, forward) for part in world.deep]
-    except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons
-        return None
-
-
-def _one_by_one(groups: Sequence[Group], world: World, parts: list[Part], forward: bool = True) -> None:
-    """Do or undo ops one after the other on some parts; if one is refused, take back those before it and raise."""
-    if not parts:
-        return
-    ops = _numbered(groups)
-    moved = [part for part in parts if part in world.deep and any(op.target == "q" for _, op in ops)]
-    for part in moved:
-        part.block.operands.inspect()
-    world.singly = parts
-    done: list[tuple[int, Op]] = []
-    try:
-        for position, op in ops if forward else reversed(ops):
-            world.position = position
-            op.do(world) if forward else op.undo(world)
-            done.append((position, op))
-    except BaseException:
-        if forward:
-            world.refine_back(op.target)
-        for position, op in reversed(done):
-            world.position = position
-            op.undo(world) if forward else op.do(world)
-        raise
+        inverse = Trace(trace.part)
+        for position, op in reversed(group):
+            op.trace(trace.part, inverse, False, position)
+        return inverse
     finally:
-        world.singly = world.parts
-    for part in moved:
-        part.block.operands.show(part.block)
+        for name, logs in now.items():
+            trace.part.block.lattices[name].logs[first:last] = logs
 
 
-def lost_share(ops: Sequence[Op], world: World) -> tuple[float, str]:
-    """Share of non-zero updates that are below half the resolution, and so move nothing: the largest, and of what.
+def _backward(group: Group, world: World, undone: list[Group] | None = None) -> None:
+    """Undo a group; note what was undone."""
+    undone = [] if undone is None else undone
+    if not isinstance(group[0][1], (Contract, Shear)):
+        _alone(group, world, False)
+        undone.append(group)
+        return
+    while group:
+        traces, length = _traced(group, world, False)
+        now, group = group[len(group) - length :], group[: len(group) - length]
+        _walk_back(now, world, traces)
+        undone.append(now)
 
-    Shears with `spare` are left out: the resolution of their lattice follows from the data. Of a deep block, the first
-    row is looked at.
-    """
-    worst = 0.0, ""
-    for op in ops:
-        if isinstance(op, Shear) and not op.spare:
-            moved = lost = 0
-            for part in world.parts:
-                f = op.increment(part.sample())
-                if f is not None:
-                    units = f.abs() * 2.0 ** part.block.lattices[op.target].exponent
-                    moved += int((units > 0).sum())
-                    lost += int(((units > 0) & (units < 0.5)).sum())
-            worst = max(worst, (lost / moved if moved else 0.0, op.target))
-    return worst
+
+def _walk_back(group: Group, world: World, traces: list[Trace]) -> None:
+    held: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    for position, _ in reversed(group):
+        for number, trace in reversed(list(enumerate(traces))):
+            if position in trace.shears:
+                stack, lengths = trace.part.block.stack, trace.part.lengths
+                counts = stack.pop_record(len(lengths))
+                held[position, number] = counts, stack.pop_planes(counts, lengths)
+    done: list[Trace] = []
+    try:
+        for number, trace in reversed(list(enumerate(traces))):
+            mine = [held[position, number] for position in trace.shears]
+            planes = np.concatenate([planes for _, planes in reversed(mine)]) if mine else None
+            Walk(trace, False, _shows(trace)).run([counts for counts, _ in mine], planes)
+            done.append(trace)
+    except Failed as failed:
+        for other in reversed(done):
+            forward = _forward_again(group, other)
+            Walk(forward, True, _shows(forward)).run()
+        for position, _ in group:
+            for number, other in enumerate(traces):
+                if (position, number) in held:
+                    other.part.block.stack.push(*held[position, number])
+        _refuse(failed, trace.part, world, group)
+    for trace in traces:
+        _take_over(trace, world)
+    for (position, number), (counts, _) in held.items():
+        _book(traces[number], traces[number].shears.index(position), counts, -1)
+
+
+def _forward_again(group: Group, trace: Trace) -> Trace:
+    first, last = trace.part.tensors_at
+    now = {name: list(trace.part.block.lattices[name].logs[first:last]) for name in trace.logs}
+    for name, logs in trace.logs.items():
+        trace.part.block.lattices[name].logs[first:last] = logs
+    try:
+        again = Trace(trace.part)
+        for position, op in group:
+            op.trace(trace.part, again, True, position)
+        return again
+    finally:
+        for name, logs in now.items():
+            trace.part.block.lattices[name].logs[first:last] = logs
+
+
+def _alone(group: Group, world: World, forward: bool) -> None:
+    ((_, op),) = group
+    if op.target == "q":
+        for block in world.blocks:
+            block.inspect()
+        world.shown.clear()
+    op.do(world) if forward else op.undo(world)
+
+
+def _refuse(failed: Failed, part: Part, world: World, group: Sequence[tuple[int, Op]]) -> None:
+    """Raise what the user is to be told."""
+    first = part.rows_at[0] + failed.row
+    name = part.name_of(int(part.block.rows.starts[first]))
+    target = next((op.target for position, op in group if position == failed.op), "")
+    part.block.inspect()
+    if failed.kind == "not finite":
+        raise NonFinite(
+            f"{name}: at step {world.step} the update of {target!r} is not finite.",
+            "look at the loss and lr of this step.",
+        ) from None
+    if failed.kind == "too large":
+        raise LatticeOverflow(
+            f"{name}: at step {world.step} the update takes {target!r} beyond any unit of {part.block.work}.",
+            "lower lr (a diverging run needs this), or clip the gradient.",
+        ) from None
+    if failed.kind == "left the lattice":
+        raise LatticeOverflow(
+            f"{name}: undoing step {world.step} takes lattice {target!r} past its end: this is not the path that was "
+            "recorded, and undoing friction amplifies the difference.",
+            "stop here, or go back from a smaller perturbation.",
+        ) from None
+    raise LoschmidtError(f"{name}: step {world.step} was refused ({failed.kind}).", "report it.") from None

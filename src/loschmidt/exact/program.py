@@ -1,30 +1,48 @@
 """Programs: a training step as a short list of invertible ops, from which the way back is derived.
 
-A step is kicks (parameters stand still) and then drifts (momenta stand still). An op is declared once,
-with a function of everything *except* its target; running it backwards, its bits and its range checks
-follow from that. Adding an optimizer is writing two lists of ops.
+A step is kicks (parameters stand still) and then drifts (momenta stand still). An op is declared once, with a function
+of everything *except* its target; running it backwards, its bits and its range checks follow from that. Adding an
+optimizer is writing two lists of ops.
+
+A `Contract` needs a `Shear` of the same lattice after it, which makes room where units have become too small.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from ..errors import LatticeOverflow, NonFinite
-from . import fractions
-from .lattice import largest, rounded
-from .ops import contract_, rotate_, shear_, uncontract_
-from .trace import Trace, TracedPart, Untraceable, Value
+from ..errors import InvalidSetting, LatticeOverflow
+from .kernels.trace import Trace, TracedPart, Untraceable, Value
+from .lattice import peaks
+from .ops import TooLarge, coarsen, refine, room, rotate_, unroom
+from .tape import JUMP, halved_bits
+from .units import SMALLEST, log2_of
 from .world import Part, World
 
 
 class Op(Protocol):
-    """One invertible operation. `undo` after `do` restores every bit, the tape's too."""
+    """One invertible operation."""
 
     target: str
     needs: tuple[str, ...]
+
+    def price(self, part: Part) -> float:
+        """Bits per element of the part, in theory (0.0 where only the data can tell)."""
+
+
+class Walked(Op, Protocol):
+    """An op that is done element by element, together with its neighbours (`passes`)."""
+
+    def trace(self, part: Part, trace: Trace, forward: bool, position: int) -> bool:
+        """What it does to one element of a part; whether its formula was understood."""
+
+
+class Alone(Op, Protocol):
+    """An op that needs all parts at once. `undo` after `do` restores every bit, the tape's too."""
 
     def do(self, world: World) -> None:
         """Go forward; raise with nothing changed if the step must be refused."""
@@ -32,213 +50,161 @@ class Op(Protocol):
     def undo(self, world: World) -> None:
         """Go back."""
 
-    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
-        """What it does to one element of a part; raises Untraceable."""
-
-    def price(self, part: Part) -> float:
-        """Bits per element of the part, in theory (0.0 where only the data can tell)."""
-
 
 @dataclass(frozen=True)
 class Shear:
-    """target += increment(part), rounded to the lattice. Free.
+    """target += increment(part), rounded to the lattice. Free, but for rows that grow: a bit for each factor of 2.
 
-    `increment` returns float64 real units, shape (part.size,), from anything but the target; or None for nothing.
-    `spare`: bits of room above the first update, where that chooses the lattice's resolution (see `make_room`).
+    `increment` returns real units, shape (part.size,), from anything but the target; or None for nothing.
+    `dithered`: rounded down after a number in [0, 1) was added that only place, step and seed decide: unbiased where
+    updates are below the resolution.
     `needs`: lattices whose sum of squares over all parts it reads.
     `cause`: what an energy ledger books it under, where kind and target do not say it ("kick", "drift").
     """
 
     target: str
     increment: Callable[[Part], torch.Tensor | None]
-    spare: int = 0
+    dithered: bool = False
     needs: tuple[str, ...] = ()
     cause: str = ""
 
-    def do(self, world: World) -> None:
-        """Add; nothing is changed if any part's increment is refused."""
-        pieces = self._pieces(world)
-        for part, units, peak in pieces:
-            if not math.isfinite(peak):
-                raise NonFinite(
-                    f"{part.name_of(part.start + largest(units))}: at step {world.step} the update of "
-                    f"{self.target!r} is not finite.",
-                    "look at the loss and lr of this step.",
-                )
-        worst: dict[int, tuple[Part, torch.Tensor, float]] = {}
-        for piece in pieces:
-            key = id(piece[0].block)
-            worst[key] = max(worst.get(key, piece), piece, key=lambda p: p[2])
-        coarser = [world.make_room(p, self.target, peak, spare=self.spare, units=u) for p, u, peak in worst.values()]
-        for part, units, peak in self._pieces(world) if any(coarser) else pieces:
-            lattice = part.block.lattices[self.target]
-            lattice.bound += peak
-            shear_(part.integers(self.target), units)
-        world.changed(self.target)
-
-    def undo(self, world: World) -> None:
-        """Subtract the same increments."""
-        pieces = self._pieces(world)
-        for part, _, peak in pieces:
-            world.require_room_back(part, self.target, peak)
-        for part, units, peak in pieces:
-            part.block.lattices[self.target].bound += peak
-            shear_(part.integers(self.target), units, -1)
-        world.changed(self.target)
-        world.refine_back(self.target)
-
-    def _pieces(self, world: World) -> list[tuple[Part, torch.Tensor, float]]:
-        """Increments in lattice units with their largest magnitude."""
-        pieces = []
-        for part in world.singly:
-            f = self.increment(part)
-            if f is not None:
-                pieces.append((part, *rounded(f, part.block.lattices[self.target].exponent)))
-        return pieces
-
-    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
+    def trace(self, part: Part, trace: Trace, forward: bool, position: int) -> bool:
         """Its formula, and the rounded addition."""
-        f = self.increment(part)
-        if f is None:
-            return
-        if not isinstance(f, Value):
-            raise Untraceable(type(f).__name__)
-        units = f.mul(2.0 ** part.exponent(self.target)).applied()
-        trace.shear(self.target, units, 1 if forward else -1)
+        known = len(trace.instructions)
+        try:
+            f: Any = self.increment(TracedPart(part, trace))
+            if f is None:
+                return True
+            if not isinstance(f, Value):
+                raise Untraceable(type(f).__name__)
+            if any(i[:2] == ("value", self.target) and f"%{k}" in _inputs(trace, f.name) for k, i in _all(trace)):
+                raise InvalidSetting(
+                    f"the update of {self.target!r} reads {self.target!r} itself, so that the step has no inverse.",
+                    "let it read other lattices, gradient and settings only.",
+                )
+            name, understood = f.name, True
+        except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons
+            trace.forget(known)
+            f = self.increment(part)
+            if f is None:
+                return True
+            trace.given.append(f)
+            name, understood = trace.emit("given", len(trace.given) - 1), False
+        trace.shear(self.target, name, 1 if forward else -1, self.dithered, position)
+        return understood
 
     def price(self, part: Part) -> float:
         """A shear destroys nothing."""
         return 0.0
 
 
-Chosen = list[tuple[Part, fractions.Factors]]
+def _all(trace: Trace) -> list[tuple[int, tuple]]:
+    return list(enumerate(trace.instructions))
 
 
-def _multiply(world: World, target: str, chosen: Chosen) -> None:
-    for part, pairs in chosen:
-        growth = math.prod(max(1.0, n / d) for n, d in pairs)  # the largest intermediate, not just the product
-        if growth > 1.0:
-            world.make_room(part, target, 2.0 * len(pairs), growth)
-    for part, pairs in chosen:
-        lattice = part.block.lattices[target]
-        for n, d in pairs:
-            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d, lattice.bound)
-            shrinks = n < d and part.size == lattice.n.numel()
-            lattice.bound = lattice.bound * (n / d if shrinks else max(1.0, n / d)) + 2
-        if pairs:
-            part.forget(target)
-
-
-def _divide(world: World, target: str, chosen: Chosen) -> None:
-    undone: list[tuple[Part, int, int]] = []
-    try:
-        for part, pairs in reversed(chosen):
-            lattice = part.block.lattices[target]
-            for n, d in reversed(pairs):
-                world.require_room_back(part, target, -d / n, d / n)  # a contraction ends up to one unit too high
-                uncontract_(part.integers(target), part.start, part.block.lanes_of(target), n, d, lattice.bound)
-                lattice.bound = lattice.bound * max(1.0, d / n) + 2
-                undone.append((part, n, d))
-                part.forget(target)
-    except LatticeOverflow:
-        for part, n, d in reversed(undone):
-            contract_(part.integers(target), part.start, part.block.lanes_of(target), n, d)
-        raise
-    world.refine_back(target)
+def _inputs(trace: Trace, name: str) -> set[str]:
+    """A register, and all that it is made of."""
+    found, todo = set(), [name]
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found.add(one)
+            todo += [x for x in trace.instructions[int(one[1:])] if isinstance(x, str) and x.startswith("%")]
+    return found
 
 
 @dataclass(frozen=True)
 class Contract:
-    """target *= factor(part), remainders to the tape: log2(1/factor) bits an element.
+    """target *= factor(part), by a change of unit: log2(1/factor) bits an element, which halvings pay.
 
-    `factor` reads settings and counts only. It is met to 3e-7 of |1 - factor| by one or two small fractions.
+    `factor` reads settings and counts only; 2**-30 or more, in size.
     """
 
     target: str
     factor: Callable[[Part], float]
     needs = ()
 
-    def do(self, world: World) -> None:
-        """Multiply."""
-        _multiply(world, self.target, [(part, self.pairs(part)) for part in world.singly])
-
-    def undo(self, world: World) -> None:
-        """Divide, taking the remainders back."""
-        _divide(world, self.target, [(part, self.pairs(part)) for part in world.singly])
-
-    def pairs(self, part: Part | TracedPart) -> fractions.Factors:
-        """The factor as fractions."""
-        return fractions.factors(self.factor(part))
-
-    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
-        """One exchange a fraction."""
-        trace.exchanges(self.target, self.pairs(part), forward)
+    def trace(self, part: Part, trace: Trace, forward: bool, position: int) -> bool:
+        """An addition to the logarithms of the units."""
+        log = log2_of(usable(self.factor(part), self.target))
+        trace.scale(self.target, log if forward else -log)
+        return True
 
     def price(self, part: Part) -> float:
-        """-log2 of the fractions in use."""
-        return fractions.bits(self.pairs(part))
+        """-log2 of the factor."""
+        return -math.log2(abs(self.factor(part)))
+
+
+def usable(factor: float, target: str) -> float:
+    """A factor, if it has an inverse here."""
+    if not (math.isfinite(factor) and abs(factor) >= SMALLEST):
+        raise InvalidSetting(
+            f"{target!r} would be multiplied by {factor:g}, and only sizes of 2**-30 and more have an inverse.",
+            "use a larger factor (a smaller lr or weight_decay, a larger momentum).",
+        )
+    return factor
 
 
 @dataclass(frozen=True)
 class Rescale:
     """target *= factor(world) in all parts: a number that depends on the data, and is therefore recorded.
 
-    It is met to 2**-44 by two small fractions and costs -log2|factor| bits an element, given back when the
-    factor is above 1. `factor` may return 1.0, for nothing; one below 0 reverses the target, too, which is free.
-    It may also return a list: a factor for each parameter, in the order of `World.parts` and their `tensors`.
+    It costs -log2|factor| bits an element, given back when the factor is above 1: rows whose unit has grown beyond
+    their resolution are refined, with bits from the tape. `factor` may return 1.0, for nothing; one below 0 reverses
+    the target, too, which is free. It may also return a list: a factor for each parameter, in the order of
+    `World.parts` and their `tensors`.
     """
 
     target: str
     factor: Callable[[World], float | list[float]]
     name: str = "rescale"
     needs: tuple[str, ...] = ()
-    tolerance = 2.0**-46
 
     def do(self, world: World) -> None:
         """Multiply by the factor and record it."""
         if not {self.name, f"{self.name} 0"} & world.scalars.keys():
             c = self.factor(world)
             if isinstance(c, list):
-                world.scalars.update({f"{self.name} {i}": x for i, x in enumerate(c)})
+                world.scalars.update({f"{self.name} {i}": usable(x, self.target) for i, x in enumerate(c)})
             elif c != 1.0:
-                world.scalars[self.name] = c
-        factors = self._factors(world)
-        if factors:
-            _multiply(world, self.target, self._pairs(factors))
-            self._reverse(world, factors)
+                world.scalars[self.name] = usable(c, self.target)
+        for part, factors in self._factors(world):
+            lattice = part.block.lattices[self.target]
+            self._scale(part, factors, 1)
+            counts = np.zeros(len(part.lengths), np.int16)
+            if max(map(abs, factors)) > 1.0:
+                counts = refine(lattice, part.rows_at, part.block.stack)
+                lattice.pushed += halved_bits(counts, part.lengths // 8 * 8)
+            part.block.stack.push(counts, np.empty(0, np.uint8))
 
     def undo(self, world: World) -> None:
         """Divide by the recorded factor."""
-        factors = self._factors(world)
-        self._reverse(world, factors)
-        try:
-            _divide(world, self.target, self._pairs(factors))
-        except LatticeOverflow:
-            self._reverse(world, factors)
-            raise
+        for part, factors in reversed(self._factors(world)):
+            lattice = part.block.lattices[self.target]
+            counts = part.block.stack.pop_record(len(part.lengths))
+            coarsen(lattice, part.rows_at, counts, part.block.stack)
+            lattice.pushed -= halved_bits(counts, part.lengths // 8 * 8)
+            self._scale(part, factors, -1)
 
-    def _factors(self, world: World) -> list[tuple[Part, float]]:
-        """Parts, or parameters, each with its recorded factor."""
-        scalars = world.scalars
-        if f"{self.name} 0" in scalars:
-            tensors = [tensor for part in world.singly for tensor in part.tensors]
-            return [(tensor, scalars[f"{self.name} {i}"]) for i, tensor in enumerate(tensors)]
-        c = scalars.get(self.name, 1.0)
-        return [(part, c) for part in world.singly] if c != 1.0 else []
-
-    def _pairs(self, factors: list[tuple[Part, float]]) -> Chosen:
-        return [(part, fractions.factors(abs(c), self.tolerance)) for part, c in factors]
-
-    def _reverse(self, world: World, factors: list[tuple[Part, float]]) -> None:
-        for part, c in factors:
+    def _scale(self, part: Part, factors: list[float], sign: int) -> None:
+        lattice, (first, last) = part.block.lattices[self.target], part.tensors_at
+        for i, c in zip(range(first, last), factors, strict=True):
+            lattice.logs[i] += sign * log2_of(c)
             if c < 0:
-                part.integers(self.target).neg_()
-        if factors:
-            world.changed(self.target)
+                rows = part.block.rows
+                lattice.n[int(rows.tensors[i]) : int(rows.tensors[i + 1])].neg_()
 
-    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
-        """Not traced: what a rescaling in two fractions does to a row depends on the order of the rows."""
-        raise Untraceable(self.name)
+    def _factors(self, world: World) -> list[tuple[Part, list[float]]]:
+        """Parts, each with the recorded factors of its tensors; nothing, where there was none."""
+        if f"{self.name} 0" in world.scalars:
+            out, at = [], 0
+            for part in world.parts:
+                count = part.tensors_at[1] - part.tensors_at[0]
+                out.append((part, [world.scalars[f"{self.name} {at + i}"] for i in range(count)]))
+                at += count
+            return out
+        c = world.scalars.get(self.name, 1.0)
+        return [(p, [c] * (p.tensors_at[1] - p.tensors_at[0])) for p in world.parts] if c != 1.0 else []
 
     def price(self, part: Part) -> float:
         """Known only from the data; see the tape."""
@@ -251,48 +217,74 @@ _GROWTH, _ROUNDING = 5.0, 4.0  # three shears by at most 1: |x| + |y|, then |y| 
 
 @dataclass(frozen=True)
 class Rotate:
-    """Rotate disjoint pairs of the target's elements, part by part. Free.
+    """Rotate pairs of the target's elements: pairs(part) gives (first, second, angle), or None for nothing. Free.
 
-    `pairs` returns index tensors (first, second), int64 within the part, and angles (float64 radians, at most
-    pi/2), or None for nothing; it must not depend on the target.
+    Indices within the part, int64, no element twice; angles float64, at most pi/2 in magnitude.
     """
 
     target: str
     pairs: Callable[[Part], Pairs | None]
-    needs = ()
+    needs: tuple[str, ...] = ()
 
     def do(self, world: World) -> None:
-        """Rotate; room is made for the longer coordinate first."""
-        chosen = self._chosen(world)
-        for part in {id(part.block): part for part, _ in chosen}.values():
-            world.make_room(part, self.target, _ROUNDING, _GROWTH)
-        self._turn(world, chosen, 1)
+        """Rotate, after room was made for what a row can take over from any other."""
+        done: list[Part] = []
+        try:
+            for part, pairs in self._chosen(world):
+                lattice, (first, last) = part.block.lattices[self.target], part.rows_at
+                most = np.full(last - first, _GROWTH * self._largest(part))
+                counts, planes = room(lattice, part.rows_at, most, torch.float64)
+                part.block.stack.push(counts, planes)
+                lattice.pushed += halved_bits(counts, part.lengths)
+                self._turn(part, pairs, 1)
+                done.append(part)
+        except TooLarge:
+            self._undo(done, world)
+            raise
 
     def undo(self, world: World) -> None:
         """Rotate back."""
-        chosen = self._chosen(world)
-        for part, _ in chosen:
-            world.require_room_back(part, self.target, _ROUNDING, _GROWTH)
-        self._turn(world, chosen, -1)
-        world.refine_back(self.target)
+        for part, _ in self._chosen(world):
+            lattice = part.block.lattices[self.target]
+            if _GROWTH * self._largest(part) / lattice.units(*part.rows_at).min() > 2.0 * lattice.limit - 8:
+                raise LatticeOverflow(
+                    f"{part.name_of(part.start)}: undoing step {world.step} takes lattice {self.target!r} past its "
+                    "end: this is not the path that was recorded.",
+                    "stop here, or go back from a smaller perturbation.",
+                )
+        self._undo([part for part, _ in self._chosen(world)], world)
+
+    def _undo(self, parts: list[Part], world: World) -> None:
+        chosen = dict((id(part), pairs) for part, pairs in self._chosen(world))
+        for part in reversed(parts):
+            lattice, stack = part.block.lattices[self.target], part.block.stack
+            self._turn(part, chosen[id(part)], -1)
+            counts = stack.pop_record(len(part.lengths))
+            planes, at, each = stack.pop_planes(counts, part.lengths), 0, []
+            for count, length in zip(counts.tolist(), part.lengths.tolist(), strict=True):
+                size = count * -(-length // 8) if 0 < count < JUMP else 0
+                each.append(planes[at : at + size])
+                at += size
+            unroom(lattice, part.rows_at, counts, each)
+            lattice.pushed -= halved_bits(counts, part.lengths)
 
     def _chosen(self, world: World) -> list[tuple[Part, Pairs]]:
-        chosen = [(part, self.pairs(part)) for part in world.singly]
+        chosen = [(part, self.pairs(part)) for part in world.parts]
         return [(part, pairs) for part, pairs in chosen if pairs is not None]
 
-    def _turn(self, world: World, chosen: list[tuple[Part, Pairs]], sign: int) -> None:
-        for part, (first, second, angle) in chosen:
-            n = part.integers(self.target)
-            x, y = n[first], n[second]
-            rotate_(x, y, angle, sign)
-            n[first], n[second] = x, y
-            part.block.lattices[self.target].bound = math.inf
-        if chosen:
-            world.changed(self.target)
+    def _largest(self, part: Part) -> float:
+        starts = np.concatenate([[0], np.cumsum(part.lengths)])
+        lattice = part.block.lattices[self.target]
+        return float((peaks(part.integers(self.target), starts) * lattice.units(*part.rows_at)).max())
 
-    def trace(self, part: TracedPart, trace: Trace, forward: bool) -> None:
-        """Not traced: it takes elements from anywhere."""
-        raise Untraceable("Rotate")
+    def _turn(self, part: Part, pairs: Pairs, sign: int) -> None:
+        first, second, angle = pairs
+        n, lattice = part.integers(self.target), part.block.lattices[self.target]
+        u = part.block.rows.spread(lattice.units(*part.rows_at), *part.rows_at, part.block.device)
+        x, y = n[first], n[second]
+        rotate_(x, y, u[second] / u[first], angle, sign)
+        n[first], n[second] = x, y
+        lattice.bound[slice(*part.rows_at)] = np.inf
 
     def price(self, part: Part) -> float:
         """A rotation destroys nothing."""

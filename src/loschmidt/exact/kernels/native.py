@@ -1,12 +1,7 @@
-"""Passes compiled to machine code: one walk over memory for all that a step does to an element.
+"""The interpreter of `rows.c` as machine code: one walk over memory for all that a step does to a row.
 
-The lanes are cut into tiles, a thread takes a tile through all rows, so that heads stay in its cache and no thread
-waits for another. Tiles are as long as the number of threads allows: at each end of one, memory's prefetching begins
-anew. `csource` prints the code. (`torch.compile` gives the same bits from `rowwise`, but is slower on processors: see
-`benchmarks/kernel_modes.py`.)
-
-Compiled with the C compiler that is found (CC, cc, gcc, clang), once for each program, into the user's cache. Code that
-somebody else may have put there is never loaded: see `_cache` and `_is_own`.
+Compiled with the C compiler that is found (CC, cc, gcc, clang), once, into the user's cache. Code that somebody else
+may have put there is never loaded: see `_cache` and `_is_own`.
 """
 
 import atexit
@@ -19,18 +14,13 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import InvalidSetting
-from .csource import Layout, places, printed
-from .digest import digest
-from .trace import Instruction
+from ...errors import InvalidSetting
+from ..digest import digest
 
 FAST = "-O3"  # before what CC says, which may ask for another level
 FLAGS = (  # after it
@@ -39,8 +29,6 @@ FLAGS = (  # after it
     *("-fno-math-errno", "-fno-trapping-math"),  # what vector instructions ask for
 )
 _NATIVE, _THREADS = "-march=native", "-fopenmp"
-MOST = 8  # lattices of a pass
-RANGE = {torch.int64: 0.999 * 2.0**63, torch.int32: 2.0**31 - 8}  # what may not be left, even on the way
 
 
 @functools.cache
@@ -139,56 +127,27 @@ def _is_own(path: Path) -> bool:
 
 
 def mode(device: torch.device) -> str:
-    """How passes are run on a device: "native", "eager" or "compile".
+    """How walks are done on a device: "native" or "eager".
 
     The environment variable LOSCHMIDT_KERNELS chooses; by default the CPU's are native, if there is a C compiler, and
-    other devices' eager. "compile" hands them to `torch.compile`.
+    other devices' eager.
     """
     chosen = os.environ.get("LOSCHMIDT_KERNELS", "native" if device.type == "cpu" else "eager")
-    if chosen not in ("native", "eager", "compile"):
-        raise InvalidSetting(f"LOSCHMIDT_KERNELS={chosen!r} is unknown.", "use native, eager or compile.")
-    return "eager" if chosen == "native" and (device.type != "cpu" or compiler() is None) else chosen
-
-
-@dataclass(frozen=True, eq=False)
-class Code:
-    """Passes with the same C source; one object for each, so that it is found by its identity.
-
-    Attributes:
-        shape: the instructions without the n and d of exchanges, which are in P.
-        layout: of the operands.
-        at: see `csource.places`.
-        forward: which way.
-    """
-
-    shape: tuple[Instruction, ...]
-    layout: Layout
-    at: dict[Any, int]
-    forward: bool
+    if chosen not in ("native", "eager"):
+        raise InvalidSetting(f"LOSCHMIDT_KERNELS={chosen!r} is unknown.", "use native or eager.")
+    return "eager" if chosen == "native" and (device.type != "cpu" or library() is None) else chosen
 
 
 @functools.cache
-def code(shape: tuple[Instruction, ...], layout: Layout, parameters: int, forward: bool) -> Code:
-    """That of a pass whose trace has so many parameters."""
-    return Code(shape, layout, places(shape, layout, parameters), forward)
+def library() -> ctypes.CDLL | None:
+    """The interpreter, from the cache on disk, or made now; None if it does not compile here."""
+    here = Path(__file__)
+    ops = here.with_name("row_ops.h").read_text()
+    return build(here.with_name("rows.c").read_text().replace('#include "row_ops.h"', ops))
 
 
-_functions: dict[Code, Any] = {}
-
-
-def function(of: Code) -> tuple[Any, bool]:
-    """The compiled pass, from memory, from the cache on disk, or made now; None if it does not compile here.
-
-    And whether it was not in memory yet.
-    """
-    new = of not in _functions
-    if new:
-        _functions[of] = build(printed(of.shape, of.layout, of.at, of.forward))
-    return _functions[of], new
-
-
-def build(source: str) -> "ctypes._CFuncPtr | None":
-    """The function `run` of a C source; None if it does not compile here."""
+def build(source: str) -> ctypes.CDLL | None:
+    """A C source as a library; None if it does not compile here."""
     command = compiler()
     if command is None:
         return None
@@ -206,11 +165,9 @@ def build(source: str) -> "ctypes._CFuncPtr | None":
                     file.chmod(0o600)  # whatever the umask: see `_is_own`
                 os.replace(made, path)
                 os.replace(check, known)
-        function = ctypes.CDLL(str(path)).run
+        return ctypes.CDLL(str(path))
     except OSError:  # no room, or the folder is gone
         return None
-    function.argtypes, function.restype = [ctypes.c_void_p], None
-    return function
 
 
 def _sum(path: Path) -> str:
@@ -227,20 +184,3 @@ def _processor() -> str:
         import platform
 
         return platform.processor() + platform.machine()
-
-
-def call(
-    function: Any,
-    numbers: Sequence[int],
-    operands: Sequence[array],
-    lattices: Sequence[int],
-    heads: Sequence[int],
-    others: Sequence[array],
-    squares: int,
-) -> None:
-    """Run a pass; the GIL is released meanwhile. Arguments in the order of `Args` in `pass.h`: words of 64 bits, also
-    the addresses."""
-    starts, rest = ([x.buffer_info()[0] for x in arrays] for arrays in (operands, others))
-    lattices, heads = [*lattices] + [0] * (MOST - len(lattices)), [*heads] + [0] * (2 - len(heads))
-    args = array("q", (*numbers, *starts, *lattices, *heads, *rest, squares))
-    function(args.buffer_info()[0])

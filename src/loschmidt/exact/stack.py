@@ -1,4 +1,4 @@
-"""A stack of 16-bit words: the top in memory, the rest wherever a commit has put it.
+"""A stack of bytes: the top in memory, the rest wherever a commit has put it.
 
 A commit writes what was pushed since the last one, and then replaces the chunks by handles to what it wrote. It
 needs to know how far down the stack has been since: `floor`.
@@ -14,17 +14,17 @@ from ..errors import OutOfReach
 
 
 class Chunk(Protocol):
-    """Words that lie elsewhere."""
+    """Bytes that lie elsewhere."""
 
     def __len__(self) -> int:
         """How many."""
 
     def read(self) -> np.ndarray:
-        """The words, dtype uint16, shape (len,); raises DamagedFile if they are not those that were written."""
+        """The bytes, dtype uint8, shape (len,); raises DamagedFile if they are not those that were written."""
 
 
 class Forgotten:
-    """Words at the bottom that were given up, with the way back that needs them.
+    """Bytes at the bottom that were given up, with the way back that needs them.
 
     Args:
         count: how many.
@@ -38,44 +38,65 @@ class Forgotten:
 
     def read(self) -> np.ndarray:
         """Raises OutOfReach."""
-        raise OutOfReach("these words of the tape were given up (by `prune`, or with a damaged file).", "stay above.")
+        raise OutOfReach("this part of the tape was given up (by `prune`, or with a damaged file).", "stay above.")
 
 
-class Words:
+_SMALL = 1 << 16
+"""Bytes from which on a push is a chunk of its own."""
+
+
+class Bytes:
     """Last in, first out.
 
     Attributes:
-        chunks: arrays (uint16, never changed in place) and handles, the lowest first.
-        count: words held.
-        floor: the fewest words held since the last `settle`: the words below it are those that were settled.
+        chunks: arrays (uint8, never changed in place) and handles, the lowest first.
+        count: bytes held.
+        floor: the fewest bytes held since the last `settle`: those below it are those that were settled.
         era: how often it was settled.
     """
 
     def __init__(self) -> None:
         self.chunks: list[np.ndarray | Chunk] = []
         self.count = self.floor = self.era = 0
+        self._top = bytearray()  # small pushes, above the chunks
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The words that are held, lowest first, a chunk at a time."""
+        """The bytes that are held, lowest first, a chunk at a time."""
+        self._seal()
         return (_array(chunk) for chunk in self.chunks if not isinstance(chunk, Forgotten))
 
     @property
     def forgotten(self) -> int:
-        """How many words at the bottom were given up."""
+        """How many bytes at the bottom were given up."""
         return sum(len(chunk) for chunk in self.chunks if isinstance(chunk, Forgotten))
 
-    def push(self, words: np.ndarray) -> None:
-        """Put words on top, the last of them topmost."""
-        if len(words):
-            self.chunks.append(words)
-            self.count += len(words)
+    def push(self, data: np.ndarray | bytes) -> None:
+        """Put bytes on top, the last of them topmost; an array is kept, and must not be changed any more."""
+        if len(data) < _SMALL:
+            self._top += bytes(data)
+            if len(self._top) >= _SMALL:
+                self._seal()
+        else:
+            self._seal()
+            self.chunks.append(data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8))
+        self.count += len(data)
+
+    def _seal(self) -> None:
+        if self._top:
+            self.chunks.append(np.frombuffer(bytes(self._top), np.uint8))
+            self._top = bytearray()
 
     def take(self, count: int) -> list[np.ndarray]:
-        """Take the top `count` words, or all there are; pieces, the topmost first, each with its lowest word first."""
+        """Take the top `count` bytes, or all there are; pieces, the topmost first, each with its lowest byte first."""
         pieces = []
+        if count and self._top:
+            pieces.append(np.frombuffer(bytes(self._top[-count:]), np.uint8))
+            del self._top[-count:]
+            count -= len(pieces[0])
+            self.count -= len(pieces[0])
         while count and self.chunks:
             top = _array(self.chunks[-1])  # read before anything is taken
             self.chunks.pop()
@@ -89,8 +110,9 @@ class Words:
         return pieces
 
     def since(self, first: int) -> np.ndarray:
-        """The words from number `first` on (0 is the lowest) that are held, dtype uint16."""
-        pieces, below = [np.empty(0, np.uint16)], 0
+        """The bytes from number `first` on (0 is the lowest) that are held, dtype uint8."""
+        self._seal()
+        pieces, below = [np.empty(0, np.uint8)], 0
         for chunk in self.chunks:
             if below + len(chunk) > first and not isinstance(chunk, Forgotten):
                 pieces.append(_array(chunk)[max(0, first - below) :])
@@ -98,26 +120,27 @@ class Words:
         return np.concatenate(pieces)
 
     def settle(self, chunks: Sequence[np.ndarray | Chunk]) -> None:
-        """Hold these chunks, which have the same words; they count as written from now on."""
-        self.chunks, self.count = list(chunks), sum(map(len, chunks))
+        """Hold these chunks, which have the same bytes; they count as written from now on."""
+        self.chunks, self.count, self._top = list(chunks), sum(map(len, chunks)), bytearray()
         self.floor = self.count
         self.era += 1
 
     def digest(self) -> str:
-        """Digest of all words that are held, and of how many are not; how they lie in chunks does not matter."""
+        """Digest of all bytes that are held, and of how many are not; how they lie in chunks does not matter."""
         h = hashlib.blake2b(str(self.forgotten or "").encode(), digest_size=16)
         for words in self:
             h.update(np.ascontiguousarray(words).data)
         return h.hexdigest()
 
     def snapshot(self) -> tuple:
-        """What `restore` brings back; words are shared, not copied."""
+        """What `restore` brings back; chunks are shared, not copied."""
+        self._seal()
         return (list(self.chunks), self.count, self.floor, self.era)
 
     def restore(self, snapshot: tuple) -> None:
         """Go back to a snapshot."""
         chunks, self.count, floor, era = snapshot
-        self.chunks = list(chunks)
+        self.chunks, self._top = list(chunks), bytearray()
         self.floor = floor_after(self.floor, self.era, floor, era, self.count)
 
 

@@ -1,0 +1,1 @@
+"""What runs a step's ops on memory: tracing, the interpreter in C, and its twin on tensors."""

@@ -1,0 +1,194 @@
+/* Rows in one kind of arithmetic: T is its float, INT the integers that it rounds to. Included twice by rows.c. */
+
+#define ALL for (i64 i = 0; i < m; i++)
+
+static void NAME(load)(T *to, const void *from, i64 view, i64 at, i64 m) {
+  if (view == FLOAT) { const float *x = (const float *)from + at; IVDEP ALL to[i] = (T)x[i]; }
+  else if (view == BF16) { const u16 *x = (const u16 *)from + at; IVDEP ALL to[i] = (T)float_bits((u32)x[i] << 16); }
+  else { const double *x = (const double *)from + at; IVDEP ALL to[i] = (T)x[i]; }
+}
+
+static void NAME(value)(T *to, const void *n, i64 width, i64 plus, T u, i64 m) {
+  if (width == 4) { const i32 *x = n; i32 p = (i32)plus; IVDEP ALL to[i] = (T)(x[i] + p) * u; }
+  else if (width == 2) { const i16 *x = n; i16 p = (i16)plus; IVDEP ALL to[i] = (T)(x[i] + p) * u; }
+  else { const i64 *x = n; IVDEP ALL to[i] = (T)(x[i] + plus) * u; }
+}
+
+static T NAME(largest)(const T *x, i64 m) {  /* NaN counts as more than anything */
+  T most = 0; int wrong = 0;
+  ALL { T y = x[i] < 0 ? -x[i] : x[i]; most = y > most ? y : most; wrong |= x[i] != x[i]; }
+  return wrong ? (T)INFINITY : most;
+}
+
+#define KICK(X) { X *x = n; \
+  if (dithered) { IVDEP ALL { T d = (T)(mixed((u32)(at + i) * 2654435769u + salt) >> 8) * (T)(1.0 / 16777216.0); \
+    x[i] = (X)(x[i] + sign * (X)(INT)FLOOR(f[i] * inverse + d)); } } \
+  else if (sign > 0) { IVDEP ALL x[i] = (X)(x[i] + (X)(INT)RINT(f[i] * inverse)); } \
+  else { IVDEP ALL x[i] = (X)(x[i] - (X)(INT)RINT(f[i] * inverse)); } }
+static void NAME(kick)(void *n, i64 width, const T *f, T inverse, int sign, int dithered, u32 salt, i64 at, i64 m) {
+  if (width == 4) KICK(i32) else if (width == 2) KICK(i16) else KICK(i64)
+}
+#undef KICK
+
+/* whether a row of weights is the view of its integers; and writing it */
+static int NAME(as_shown)(const T *v, const void *w, i64 view, i64 at, i64 m) {
+  u64 other = 0;
+  if (view == FLOAT) { const float *x = (const float *)w + at; ALL other |= bits_float((float)v[i]) ^ bits_float(x[i]); }
+  else if (view == BF16) { const u16 *x = (const u16 *)w + at; ALL other |= (u64)(bf16_of((float)v[i]) ^ x[i]); }
+  else { const u64 *x = (const u64 *)w + at; ALL { double d = (double)v[i]; u64 b; memcpy(&b, &d, 8); other |= b ^ x[i]; } }
+  return other == 0;
+}
+static void NAME(show)(const T *v, void *w, i64 view, i64 at, i64 m) {
+  if (view == FLOAT) { float *x = (float *)w + at; IVDEP ALL x[i] = (float)v[i]; }
+  else if (view == BF16) { u16 *x = (u16 *)w + at; IVDEP ALL x[i] = bf16_of((float)v[i]); }
+  else { double *x = (double *)w + at; IVDEP ALL x[i] = (double)v[i]; }
+}
+
+/* make room for a kick of size `most`, as exact.ops.room says; 0 or what went wrong */
+static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, double most, i16 *count, Buffer *planes) {
+  const i64 low = sizeof(T) == 4 ? -100 : -900, high = sizeof(T) == 4 ? 96 : 900;
+  i64 width = a->width[c->lattice], l = c->lattice;
+  double limit = LIMITS[width], *bound = a->bound[l] + r, spare = ldexp(1.0, (int)a->spare[l]);
+  int known = 0;
+  for (;;) {
+    i64 exponent = exponent_of(a, c->unit, l, r);
+    double k = most / unit_of(a, c->unit, l, r) * (1.0 + 0x1p-20) + 2.0;
+    if (!(k < 1e300)) return TOO_LARGE;
+    if (*bound + k * spare <= limit && exponent >= low) break;
+    if (!known) { *bound = peak(n, width, m); known = 1; }
+    i64 by = 0, zero = *bound == 0.0;
+    int shift;
+    if (zero && most > 0.0 && k * spare > limit) { frexp(k * spare / limit, &shift); by = shift; }
+    else if (*bound + k > limit) { frexp((*bound + k) / limit, &shift); by = shift; }
+    if (exponent + by < low) by = zero ? low + 32 - exponent : low - exponent;
+    if (exponent + by > high) return TOO_LARGE;
+    if (!by) break;
+    if (zero) { *count = (i16)((*count >= JUMP ? *count : JUMP) + by); a->e[l][r] += (i32)by; continue; }
+    i64 bytes = (m + 7) / 8;
+    if (by > 64) by = 64;
+    if (!reserve(planes, by * bytes)) return NO_MEMORY;
+    for (i64 j = 0; j < by; j++) { halve(n, width, m, planes->data + planes->size); planes->size += bytes; }
+    a->e[l][r] += (i32)by; *count = (i16)(*count + by); *bound = peak(n, width, m);
+  }
+  *bound += most / unit_of(a, c->unit, l, r) * (1.0 + 0x1p-20) + 2.0;
+  return FINE;
+}
+
+/* go back to the unit that a row had before; a row that is not on the recorded path, and would not fit, stays coarse */
+static void NAME(unroom)(const Args *a, const Code *c, i64 r, i64 m, void *n, const u8 *planes) {
+  i64 width = a->width[c->lattice], l = c->lattice, count = a->counts[c->halving * a->rows + r], bytes = (m + 7) / 8;
+  if (!count) return;
+  double most = peak(n, width, m);
+  if (count >= JUMP) { if (most == 0.0) a->e[l][r] -= (i32)(count - JUMP); return; }
+  if (ldexp(most, (int)count) > LIMITS[width]) return;
+  for (i64 j = count; j-- > 0;) redouble(n, width, m, planes + j * bytes);
+  a->e[l][r] -= (i32)count;
+  a->bound[l][r] = INFINITY;
+}
+
+static int NAME(shear)(const Args *a, const Code *c, i64 r, i64 m, const T *f, Buffer *made, const u8 *planes, int forward) {
+  i64 l = c->lattice, width = a->width[l];
+  void *n = (char *)a->n[l] + a->starts[r] * width;
+  double most = (double)NAME(largest)(f, m);
+  if (!(most < INFINITY)) return NOT_FINITE;
+  i16 *count = a->counts + c->halving * a->rows + r;
+  if (forward) {
+    *count = 0;
+    int wrong = NAME(room)(a, c, r, m, n, most, count, made + c->halving);
+    if (wrong) {  /* nothing of this row has moved but its unit */
+      i64 bytes = (m + 7) / 8;
+      if (*count > 0 && *count < JUMP) NAME(unroom)(a, c, r, m, n, made[c->halving].data + made[c->halving].size - *count * bytes);
+      else NAME(unroom)(a, c, r, m, n, 0);
+      if (*count > 0 && *count < JUMP) made[c->halving].size -= *count * bytes;
+      *count = 0;
+      return wrong;
+    }
+  } else {
+    double k = most / unit_of(a, c->unit, l, r) * (1.0 + 0x1p-20) + 2.0, *bound = a->bound[l] + r;
+    if (*bound + k > LIMITS[width]) {
+      *bound = peak(n, width, m);
+      if (*bound + k > 2.0 * LIMITS[width] - 2.0) return LEFT_THE_LATTICE;
+    }
+    *bound += k;
+  }
+  T inverse = (T)(1.0 / unit_of(a, c->unit, l, r));
+  int sign = (int)c->b;
+  if (most > 0.0 || c->flag) NAME(kick)(n, width, f, inverse, sign, (int)c->flag, (u32)a->salt, a->inside[r], m);
+  if (!forward) NAME(unroom)(a, c, r, m, n, planes ? planes + a->offsets[c->halving * a->rows + r] : 0);
+  return FINE;
+}
+
+#define TWO(op) { const T *x = R[c->a], *y = R[c->b]; T *z = R[c->to]; IVDEP ALL z[i] = x[i] op y[i]; }
+#define ONE(op) { const T *x = R[c->a]; T p = (T)a->P[c->b], *z = R[c->to]; IVDEP ALL z[i] = x[i] op p; }
+
+/* all instructions to one row; on failure, `reached` is the one that was not done */
+static int NAME(row)(const Args *a, i64 r, T (*R)[ROW], Buffer *made, i64 *reached) {
+  i64 m = a->starts[r + 1] - a->starts[r], tensor = a->owner[r], at = a->inside[r];
+  int forward = (int)a->forward;
+  for (i64 k = 0; k < a->codes; k++) {
+    const Code *c = a->code + k;
+    int wrong = FINE;
+    switch (c->op) {
+      case GRADIENT: NAME(load)(R[c->to], a->gradients[tensor], a->view, at, m); break;
+      case VALUE: NAME(value)(R[c->to], (char *)a->n[c->lattice] + a->starts[r] * a->width[c->lattice],
+        a->width[c->lattice], c->flag, (T)unit_of(a, c->unit, c->lattice, r), m); break;
+      case MUL: TWO(*) break; case ADD: TWO(+) break; case SUB: TWO(-) break; case DIV: TWO(/) break;
+      case MULP: ONE(*) break; case ADDP: ONE(+) break; case SUBP: ONE(-) break; case DIVP: ONE(/) break;
+      case SQRT: { const T *x = R[c->a]; T *z = R[c->to]; IVDEP ALL z[i] = ROOT(x[i]); break; }
+      case MAX0: { const T *x = R[c->a]; T *z = R[c->to]; IVDEP ALL z[i] = x[i] < 0 ? (T)0 : x[i]; break; }
+      case SHEAR: wrong = NAME(shear)(a, c, r, m, R[c->a], made, a->planes_in, forward); break;
+      case SUM: {
+        double s[ROW]; const T *x = R[c->a];
+        ALL s[i] = (double)x[i];
+        for (i64 i = m; i < ROW; i++) s[i] = 0;
+        for (i64 h = ROW / 2; h; h /= 2) for (i64 i = 0; i < h; i++) s[i] += s[h + i];
+        a->sums[c->b * a->rows + r] = s[0];
+        break;
+      }
+    }
+    if (wrong) { *reached = k; return wrong; }
+  }
+  return FINE;
+}
+
+static u64 NAME(run)(const Args *a, i64 first, i64 last, Buffer *made, volatile i64 *stop) {
+  T R[REGISTERS][ROW];
+  u64 total = 0;
+  for (i64 r = first; r < last && !*stop; r++) {
+    if (a->only && !a->only[r]) continue;
+    i64 m = a->starts[r + 1] - a->starts[r], tensor = a->owner[r], at = a->inside[r];
+    int wrong = FINE;
+    if (a->looks) {
+      double most; u32 index = (u32)a->starts[r];
+      const char *g = (const char *)a->gradients[tensor] + at * a->view;
+      total += (u64)(a->view == FLOAT ? sum_float((const float *)g, m, index, &most)
+        : a->view == BF16 ? sum_bf16((const u16 *)g, m, index, &most) : sum_double((const double *)g, m, index, &most));
+      if (!(most < INFINITY)) wrong = NOT_FINITE;
+    }
+    if (!wrong && a->shows) {
+      char *n = (char *)a->n[a->q] + a->starts[r] * a->width[a->q];
+      NAME(value)(R[0], n, a->width[a->q], 0, (T)unit_of(a, a->q_before, a->q, r), m);
+      if (!NAME(as_shown)(R[0], a->weights[tensor], a->view, at, m)) wrong = EDITED;
+    }
+    if (!wrong) {
+      i64 reached = 0;
+      wrong = NAME(row)(a, r, R, made, &reached);
+      if (wrong) a->done[r] = (u8)(2 + reached);  /* in part: instructions before this one were done */
+    }
+    if (!wrong && a->shows) {
+      char *n = (char *)a->n[a->q] + a->starts[r] * a->width[a->q];
+      NAME(value)(R[0], n, a->width[a->q], 0, (T)unit_of(a, a->q_after, a->q, r), m);
+      NAME(show)(R[0], a->weights[tensor], a->view, at, m);
+    }
+    if (wrong) {
+#pragma omp critical
+      { if (!*stop) { a->failed[0] = wrong; a->failed[1] = r; } *stop = 1; }
+      break;
+    }
+    a->done[r] = 1;
+  }
+  return total;
+}
+#undef TWO
+#undef ONE
+#undef ALL

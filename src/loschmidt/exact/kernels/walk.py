@@ -1,0 +1,273 @@
+"""A walk: traced instructions, done to all rows of a part, in C or on tensors; all or nothing."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..lattice import Lattice
+from ..tape import offsets
+from ..units import split
+from . import eager, native
+from .eager import Failed, Result
+from .trace import Trace
+
+_OPS = ("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum")
+_NUMBER = {name: i for i, name in enumerate(_OPS)}
+_WRONG = ("", "edited", "not finite", "too large", "left the lattice", "no memory")
+MOST, REGISTERS, HALVINGS, CODES = 8, 12, 16, 250
+_SMALL = 1 << 15  # elements from which on a second thread is worth its start
+
+
+class _Args(ctypes.Structure):
+    _numbers = ("rows", "threads", "forward", "codes", "halvings", "lattices", "narrow", "view", "q", "shows", "looks")
+    _fields_ = (
+        [(k, ctypes.c_int64) for k in (*_numbers, "sums_count")]
+        + [(k, ctypes.c_void_p) for k in ("starts", "owner", "inside", "only", "gradients", "weights")]
+        + [(k, ctypes.c_void_p * MOST) for k in ("n", "e", "bound")]
+        + [(k, ctypes.c_int64 * MOST) for k in ("width", "spare")]
+        + [(k, ctypes.c_void_p) for k in ("code", "P", "scales", "shifts", "unit_stride", "unit_at")]
+        + [("q_before", ctypes.c_int64), ("q_after", ctypes.c_int64), ("salt", ctypes.c_uint64)]
+        + [(k, ctypes.c_void_p) for k in ("counts", "planes_in", "offsets", "done", "sums", "failed")]
+        + [("checksum", ctypes.c_uint64), ("planes_bytes", ctypes.c_int64 * HALVINGS), ("made", ctypes.c_void_p)]
+    )
+
+
+def _address(x: np.ndarray | None) -> int | None:
+    return None if x is None else x.ctypes.data
+
+
+class Walk:
+    """Instructions ready to be done.
+
+    Args:
+        trace: what is done.
+        forward: which way.
+        shows: whether weights are compared with the view of "q" before, and written after.
+        looks: whether the gradient's words are summed up.
+    """
+
+    def __init__(self, trace: Trace, forward: bool, shows: bool = False, looks: bool = False):
+        self.trace, self.part, self.forward = trace, trace.part, forward
+        self.shows, self.looks = shows, looks
+        block = self.part.block
+        self.names = list(block.lattices)
+        self.q_before = self.q_after = 0
+        if shows:
+            first, last = self.part.tensors_at
+            self.q_before = self._table(tuple(block.lattices["q"].logs[first:last]))
+            self.q_after = self._table(trace.logs.get("q", trace.tables[self.q_before]))
+
+    def _table(self, logs: tuple[int, ...]) -> int:
+        if logs not in self.trace.tables:
+            self.trace.tables.append(logs)
+        return self.trace.tables.index(logs)
+
+    @property
+    def salt(self) -> int:
+        """What tells the steps apart in dithered rounding."""
+        world = self.part.world
+        return (world.step * 2246822519 + world.seed * 3266489917) & 0xFFFFFFFF
+
+    def run(self, counts: Sequence[np.ndarray] = (), planes: np.ndarray | None = None) -> Result:
+        """Do it. Logarithms are the caller's to take over.
+
+        Args:
+            counts: on the way back, of each shear in the order of the instructions.
+            planes: on the way back, of all shears in the program's order, which is the reverse.
+
+        Raises:
+            Failed: everything is as it was.
+        """
+        planes = np.empty(0, np.uint8) if planes is None else planes
+        if self.trace.given or native.mode(self.part.block.device) == "eager":
+            return self._eager(list(counts), planes)
+        return self._native(list(counts), planes)
+
+    # -- on tensors ----------------------------------------------------------------------------------
+
+    def _eager(self, counts: list[np.ndarray], planes: np.ndarray) -> Result:
+        from ..digest import words_sum
+
+        part = self.part
+        block, checksum = part.block, 0
+        first, last = part.tensors_at
+        if self.looks:
+            for i in range(first, last):
+                g = block.gradients[i].reshape(-1)
+                finite = torch.isfinite(g)
+                if not bool(finite.all()):
+                    row = int((~finite).nonzero()[0]) // 1024 + int(block.rows.first[i] - block.rows.first[first])
+                    raise Failed("not finite", row)
+                checksum += int(words_sum(g, int(block.rows.tensors[i])))
+        if self.shows:
+            shown = self._view(self.q_before)
+            for i in range(first, last):
+                at = int(block.rows.tensors[i] - block.rows.tensors[first])
+                w = block.weights[i].detach().reshape(-1)
+                other = _bits(w) != _bits(shown[at : at + w.numel()])
+                if bool(other.any()):
+                    row = int(other.nonzero()[0]) // 1024 + int(block.rows.first[i] - block.rows.first[first])
+                    raise Failed("edited", row)
+        result = eager.run(self.trace, self.forward, self.salt, counts, planes)
+        if self.shows:
+            shown = self._view(self.q_after)
+            for i in range(first, last):
+                at, w = int(block.rows.tensors[i] - block.rows.tensors[first]), block.weights[i].detach()
+                w.copy_(shown[at : at + w.numel()].view(w.shape))
+        result.checksum = checksum & (2**64 - 1)
+        return result
+
+    def _view(self, table: int) -> torch.Tensor:
+        part, work = self.part, self.part.block.work
+        u = part.block.rows.spread(eager.units_of(self.trace, "q", table), *part.rows_at, part.block.device).to(work)
+        return part.integers("q").to(work).mul_(u).to(part.block.dtype)
+
+    # -- in C ----------------------------------------------------------------------------------------
+
+    def _native(self, counts: list[np.ndarray], planes: np.ndarray) -> Result:
+        part, trace = self.part, self.trace
+        block, lengths = part.block, part.lengths
+        code, shears = self._coded()
+        rows, k = len(lengths), len(shears)
+        given = np.zeros((max(1, k), rows), np.int16)
+        for i, c in enumerate(counts):
+            given[i] = c
+        at = None if self.forward or not k else np.ascontiguousarray(offsets(list(given[:k])[::-1], lengths)[::-1])
+        planes = np.ascontiguousarray(planes)
+        result, kind, row, done = self._call(code, k, given, at, planes, self.forward, None)
+        if kind:
+            self._take_back(code, k, given, at, planes, result, done)
+            op = trace.shears[int(code["halving"][int(done[row]) - 2])] if done[row] > 1 else -1
+            raise Failed(_WRONG[kind], row, op)
+        return result
+
+    def _take_back(self, code, k, given, at, planes, result, done) -> None:
+        """Undo the rows that were done, and of those done in part the instructions that were."""
+        inverse = self._inverse(code)
+        made = np.concatenate(result.planes) if self.forward and result.planes else planes
+        where = offsets(list(given[:k]), self.part.lengths) if self.forward and k else at
+        if where is not None:
+            where = np.ascontiguousarray(where)
+        for whole, only in ((True, done == 1), *((False, np.arange(len(done)) == r) for r in np.flatnonzero(done > 1))):
+            if only.any():
+                part = inverse if whole else self._inverse(code[: int(done[only][0]) - 2])
+                self._call(part, k, given.copy(), where, made, not self.forward, only.astype(np.uint8))
+
+    def _inverse(self, code: np.ndarray) -> np.ndarray:
+        """Each shear's own inverse, last first, right after the instructions that its update is made of.
+
+        An update never reads its own target, and so is the same before and after it; what it does read is made anew, in
+        the state that it was made in.
+        """
+        out, shears = [], [i for i, c in enumerate(code) if c["op"] == _NUMBER["shear"]]
+        for i in reversed(shears):
+            needed, want = [], {int(code[i]["a"])}
+            for j in reversed(range(i)):
+                c = code[j]
+                if c["op"] != _NUMBER["shear"] and int(c["to"]) in want:
+                    needed.append(j)
+                    want.discard(int(c["to"]))
+                    op = _OPS[int(c["op"])]
+                    if op not in ("gradient", "value"):
+                        want.add(int(c["a"]))
+                    if op in ("mul", "add", "sub", "div"):
+                        want.add(int(c["b"]))
+            out += [code[j].copy() for j in reversed(needed)]
+            back = code[i].copy()
+            back["b"] = -back["b"]
+            out.append(back)
+        return np.array(out, code.dtype) if out else code[:0]
+
+    def _call(self, code, k, counts, at, planes, forward, only) -> tuple[Result, int, int, np.ndarray]:
+        part, trace, block = self.part, self.trace, self.part.block
+        (r0, r1), (t0, t1), rows_of = part.rows_at, part.tensors_at, block.rows
+        rows = r1 - r0
+        pairs = [[split(log) for log in table] for table in trace.tables] or [[(1.0, 0)]]
+        same = [len(set(table)) == 1 for table in pairs]
+        flat = [table[:1] if one else table for table, one in zip(pairs, same, strict=True)]
+        sizes = np.array([len(x) for x in flat], np.int64)
+        unit_at, stride = np.cumsum(sizes) - sizes, np.array([0 if one else 1 for one in same], np.int64)
+        scales = np.array([x[0] for table in flat for x in table])
+        shifts = np.array([x[1] for table in flat for x in table], np.int64)
+        sums = np.empty((max(1, sum(c["op"] == _NUMBER["sum"] for c in code)), rows))
+        parameters, done, failed = np.array(trace.parameters or [0.0]), np.zeros(rows, np.uint8), np.zeros(3, np.int64)
+        starts = rows_of.starts[r0 : r1 + 1]
+        owner = rows_of.owner[r0:r1] - np.int32(t0)
+        inside = starts[:-1] - rows_of.tensors[rows_of.owner[r0:r1]]
+        gradients = [block.gradients[i].data_ptr() if i in block.gradients else 0 for i in range(t0, t1)]
+        weights = [block.weights[i].data_ptr() if i in block.weights else 0 for i in range(t0, t1)]
+        pointers = [np.array(x or [0], np.int64) for x in (gradients, weights)]
+        a = _Args()
+        threads = torch.get_num_threads() if part.size >= _SMALL else 1
+        a.rows, a.threads, a.forward, a.codes, a.halvings = rows, min(threads, rows), forward, len(code), k
+        a.narrow, a.view, a.shows = block.work is torch.float32, block.dtype.itemsize, self.shows and only is None
+        a.looks = self.looks and only is None
+        a.starts, a.owner, a.inside, a.only = map(_address, (starts, owner, inside, only))
+        a.gradients, a.weights = map(_address, pointers)
+        for i, name in enumerate(self.names):
+            x: Lattice = block.lattices[name]
+            a.n[i], a.width[i], a.spare[i] = x.n.data_ptr(), x.n.element_size(), x.spare
+            a.e[i], a.bound[i] = x.e[r0:].ctypes.data, x.bound[r0:].ctypes.data
+        a.q = self.names.index("q") if "q" in self.names else 0
+        code = np.ascontiguousarray(code)
+        a.code, a.P, a.scales, a.shifts = map(_address, (code, parameters, scales, shifts))
+        a.unit_stride, a.unit_at, a.salt = _address(stride), _address(unit_at), self.salt
+        a.q_before, a.q_after = self.q_before, self.q_after
+        a.counts, a.planes_in, a.offsets = map(_address, (counts, planes, at))
+        a.done, a.sums, a.failed = map(_address, (done, sums, failed))
+        library = native.library()
+        library.run(ctypes.byref(a))
+        if failed[0] == _WRONG.index("no memory") and not a.made:
+            raise MemoryError("no memory for the planes of a step.")
+        sizes = list(a.planes_bytes[:k])
+        out = np.empty(sum(sizes), np.uint8)
+        library.collect(ctypes.byref(a), ctypes.c_void_p(_address(out)) if forward else None)
+        ends = np.cumsum([0, *sizes])
+        made = [out[ends[i] : ends[i + 1]] for i in range(k)] if forward else []
+        result = Result([counts[i] for i in range(k)], made)
+        result.sums, result.checksum = list(sums), int(a.checksum)
+        return result, int(failed[0]), int(failed[1]), done
+
+    def _coded(self) -> tuple[np.ndarray, list[int]]:
+        fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag")
+        instructions, registers = self.trace.instructions, {}
+        last: dict[str, int] = {}
+        for i, (_, *a) in enumerate(instructions):
+            for x in a:
+                if isinstance(x, str) and x.startswith("%"):
+                    last[x] = i
+        free, out, shears, sums = list(range(REGISTERS))[::-1], [], [], 0
+        for i, (op, *a) in enumerate(instructions):
+            c = dict.fromkeys(fields, 0)
+            used = [x for x in a if isinstance(x, str) and x.startswith("%")]
+            if op == "value":
+                c |= {"lattice": self.names.index(a[0]), "unit": a[1], "flag": a[2]}
+            elif op == "shear":
+                c |= {"lattice": self.names.index(a[0]), "unit": a[1], "a": registers[a[2]], "b": a[3]}
+                c |= {"flag": int(a[4]), "halving": len(shears)}
+                shears.append(i)
+            elif op == "sum":
+                c |= {"a": registers[a[0]], "b": sums}
+                sums += 1
+            elif op != "gradient":
+                c["a"] = registers[a[0]]
+                if len(a) > 1:
+                    number = a[1].startswith("P")
+                    op, c["b"] = (op + "P", int(a[1][1:])) if number else (op, registers[a[1]])
+            c["op"] = _NUMBER[op]
+            for x in dict.fromkeys(used):
+                if last[x] == i:
+                    free.append(registers[x])
+            if op not in ("shear", "sum"):
+                name = f"%{i}"
+                c["to"] = registers[name] = free.pop()
+                if name not in last:
+                    free.append(c["to"])
+            out.append(tuple(c[k] for k in fields))
+        return np.array(out, [(k, np.int64) for k in fields]), shears
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])

@@ -11,6 +11,7 @@ from .lattice import exponent_of as exponent_of
 from .lattice import exponents_for as exponents_for
 from .lattice import to_lattice as to_lattice
 from .passes import look as look
+from .passes import lost_share as lost_share
 from .passes import run as run
 from .passes import run_back as run_back
 from .passes import traced_sum as traced_sum

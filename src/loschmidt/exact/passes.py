@@ -5,6 +5,7 @@ formula is not understood. The tape is the same however ops are grouped: records
 row by row, so that the drifts of a step can be undone before its kicks.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,8 +72,6 @@ def traced_sum(part: Part, formula: Callable[[Part], torch.Tensor]) -> float:
             raise Untraceable(type(f).__name__)
     except (Untraceable, TypeError):
         return row_sums(part, formula)
-    import math
-
     trace.sum(f.name)
     return math.fsum(Walk(trace, True).run().sums[0].tolist())
 
@@ -256,6 +255,7 @@ def _alone(group: Group, world: World, forward: bool) -> None:
         for block in world.blocks:
             block.inspect()
         world.shown.clear()
+        world.moved = True
     op.do(world) if forward else op.undo(world)
 
 
@@ -282,3 +282,21 @@ def _refuse(failed: Failed, part: Part, world: World, group: Sequence[tuple[int,
             "stop here, or go back from a smaller perturbation.",
         ) from None
     raise LoschmidtError(f"{name}: step {world.step} was refused ({failed.kind}).", "report it.") from None
+
+
+def lost_share(ops: Sequence[Op], world: World) -> tuple[float, str]:
+    """Share of non-zero updates that are below half the resolution, and so move nothing: the largest, and of what.
+
+    Only lattices that have a resolution are asked, and of each part its first tensor.
+    """
+    worst = 0.0, ""
+    for op in ops:
+        for part in world.parts if isinstance(op, Shear) else ():
+            lattice, first = part.block.lattices[op.target], part.tensors[0]
+            f = None if lattice.resolution is None or op.dithered else op.increment(first)
+            if f is not None:
+                u = part.block.rows.spread(lattice.units(*first.rows_at), *first.rows_at, f.device)
+                units = f.abs().to(torch.float64) / u
+                moved, lost = int((units > 0).sum()), int(((units > 0) & (units < 0.5)).sum())
+                worst = max(worst, (lost / moved if moved else 0.0, op.target))
+    return worst

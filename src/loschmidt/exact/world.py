@@ -166,6 +166,7 @@ class World:
         carried: scalars recorded by earlier steps and still known.
         sums_of: how a part's sums are found.
         sums: of the words of the gradients that walks have read, by part.
+        moved: whether an op moved weights as a whole, without a walk that writes them.
         shown: parts, by identity, whose weights are known to be the view of "q": walks have compared and written them.
     """
 
@@ -178,6 +179,7 @@ class World:
     sums_of: Callable[[Part, Callable[[Part], torch.Tensor]], float] = row_sums
     sums: dict[int, int] = field(default_factory=dict)
     shown: set[int] = field(default_factory=set)
+    moved: bool = False
 
     @property
     def blocks(self) -> list[Block]:

@@ -17,7 +17,7 @@ import torch
 from ..exact import Contract, Op, Part, Shear
 from . import energy
 from .base import ReversibleOptimizer
-from .integers import LatticeTypes, integer_types
+from .integers import LatticeTypes
 from .settings import require, require_number
 from .sgd import decayed_gradient
 
@@ -25,9 +25,10 @@ from .sgd import decayed_gradient
 class Adam(ReversibleOptimizer):
     """Adam that can be stepped back bit for bit.
 
-    Follows `torch.optim.Adam` to lattice resolution. m has 2**-48; that of v is chosen at the first step, from the
-    largest gradient of the param group (2**-71 for 0.06), and both are made coarser on demand where gradients grow:
-    a bit on the tape for each parameter and factor of 2. The price is log2(1/(b1 b2)) bits per parameter per step:
+    Follows `torch.optim.Adam` to lattice resolution. 1,024 neighbouring elements have one unit
+    for each moment, chosen at their first gradient, and made coarser on demand where gradients grow: a bit on the tape
+    for each parameter and factor of 2. Under v lies one unit, about 3e-5 of the row's largest root mean square
+    gradient: an eps of its own. The price is log2(1/(b1 b2)) bits per parameter per step:
     0.1535 at (0.9, 0.999).
 
     Args:
@@ -38,18 +39,18 @@ class Adam(ReversibleOptimizer):
         weight_decay: L2, added to the gradient. Costs no bits.
         amsgrad: refused when true.
         maximize: ascend.
-        resolution: of the parameters' lattice, a power of two.
-        lattice: torch.int64; or {"q": torch.int32}, which holds the parameters in 32 bits (then pass a resolution like
-            2**-24) and the moments in 64: they span more.
+        resolution: of the parameters' lattice, a power of two; None: chosen for each 1,024 elements, 2**-27 of their
+            largest.
+        lattice: torch.int32, or torch.int64; or by name, as {"q": torch.int64}.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
-        InvalidSetting: amsgrad, b1 = 0, moments in int32, sparse or complex or float16 parameters, unknown options.
+        InvalidSetting: amsgrad, b1 = 0, sparse or complex or float16 parameters, unknown options.
 
     Source: Kingma and Ba, arXiv 1412.6980, algorithm 1.
     """
 
-    lattices: ClassVar[dict[str, float | None]] = {"m": 2.0**-48, "v": 2.0**-96}
+    lattices: ClassVar[dict[str, int]] = {"m": 2, "v": 2}
     energy_law: ClassVar[energy.EnergyLaw] = energy.ADAM
 
     def __init__(
@@ -62,15 +63,11 @@ class Adam(ReversibleOptimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
-        resolution: float = 2.0**-40,
-        lattice: LatticeTypes = torch.int64,
+        resolution: float | None = None,
+        lattice: LatticeTypes = torch.int32,
         seed: int = 0,
         **options: Any,
     ):
-        types = integer_types(lattice, ["q", *self.lattices])
-        why = f"{type(self).__name__}'s moments span more than 32 bits (a pilot diverged)"
-        remedy = 'use torch.int64, or {"q": torch.int32} for the parameters alone.'
-        require(types["m"] is types["v"] is torch.int64, "lattice", lattice, why, remedy)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         options["amsgrad"] = amsgrad
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
@@ -109,9 +106,9 @@ class AdamW(Adam):
         weight_decay: decoupled; lr * weight_decay must be below 1.
         amsgrad: refused when true.
         maximize: ascend.
-        resolution: of the parameters' lattice, a power of two.
-        lattice: torch.int64; or {"q": torch.int32}, which holds the parameters in 32 bits (then pass a resolution like
-            2**-24) and the moments in 64: they span more.
+        resolution: of the parameters' lattice, a power of two; None: chosen for each 1,024 elements, 2**-27 of their
+            largest.
+        lattice: torch.int32, or torch.int64; or by name, as {"q": torch.int64}.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
@@ -132,8 +129,8 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
-        resolution: float = 2.0**-40,
-        lattice: LatticeTypes = torch.int64,
+        resolution: float | None = None,
+        lattice: LatticeTypes = torch.int32,
         seed: int = 0,
         **options: Any,
     ):
@@ -181,14 +178,14 @@ def _moments(gradient) -> tuple[Op, ...]:
         Contract("m", lambda part: part["betas"][0]),
         Shear("m", lambda part: gradient(part) * (1 - part["betas"][0])),
         Contract("v", lambda part: part["betas"][1]),
-        Shear("v", lambda part: gradient(part).square().mul_(1 - part["betas"][1]), spare=9),
+        Shear("v", lambda part: gradient(part).square().mul_(1 - part["betas"][1]), dithered=True),
     )
 
 
 def _step(part: Part) -> torch.Tensor:
     b1, b2 = part["betas"]
-    # v is a sum of squares, but rounding of its contraction may leave it a unit below zero.
-    root = part.value("v").clamp_min(0.0).mul_(1 / (1 - b2**part.count)).sqrt_().add_(part["eps"])
+    # off the recorded path v may be below zero
+    root = part.value("v", plus=1).clamp_min(0.0).mul_(1 / (1 - b2**part.count)).sqrt_().add_(part["eps"])
     return part.value("m").div(root).mul_(-part["lr"] / (1 - b1**part.count))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from .. import exact, interrupt
 from ..errors import InvalidSetting, OutOfReach
-from ..exact import Journal, Op, Tape, World, digest, lost_share, run, run_back
+from ..exact import Journal, Op, Tape, World, digest, look, lost_share, run, run_back
 from . import composed, flat, groups, losses, processes, record, serial
 from .integers import LatticeTypes, integer_types
 from .mismatch import other_gradient, refuse_other_buffers, refuse_other_gradients, warn_below_resolution
@@ -44,8 +44,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         accumulates: set it to True where steps have several backward passes and are given the loss of all of them.
     """
 
-    lattices: ClassVar[dict[str, float | None]] = {}
-    """Names and resolutions of the state besides "q"; None means the optimizer's `resolution`."""
+    lattices: ClassVar[dict[str, int]] = {}
+    """Names of the state besides "q", and how many bits of room their rows have above a first update, where units are
+    by row."""
     needs_loss: ClassVar[bool] = False
     """Whether a step reads the value of the loss."""
     shared: ClassVar[tuple[str, ...]] = ()
@@ -65,17 +66,17 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         params: Iterable[Any],
         defaults: dict[str, Any],
         *,
-        resolution: float = 2.0**-40,
-        lattice: LatticeTypes = torch.int64,
+        resolution: float | None = None,
+        lattice: LatticeTypes = torch.int32,
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ):
         refuse_options(type(self).__name__, options or {}, defaults)
         self.integer_types = integer_types(lattice, ["q", *self.lattices])
         self.resolution, self.seed = resolution, seed
-        e = exact.exponent_of(resolution)
-        finer = {k: e if r is None else max(e, round(-math.log2(r))) for k, r in self.lattices.items()}
-        self._exponents = {"q": e} | finer
+        e = None if resolution is None else exact.exponent_of(resolution)
+        spare = {"q": 3} | self.lattices
+        self.choices = {k: flat.Choice(dtype, e, spare[k]) for k, dtype in self.integer_types.items()}
         self.tape, self.journal, self.passes = Tape(), Journal(), Passes()
         self.backward, self.schedulers, self._agreed = losses.BackwardPasses(), Schedulers(), False
         self.carried: dict[str, float] = {}
@@ -158,33 +159,23 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         active = [s.index for s in self._slots if s.parameter.grad is not None]
         mine = [self._slots[i] for i in active]
         world = flat.world_of(mine, settings, World([], None, self.steps, self.seed, carried=self.carried), counting=1)
-        flat.check_unedited(self._slots, later=world)
+        flat.check_unedited([s for s in self._slots if s.parameter.grad is None])
         world.loss = losses.value_of(self, loss, required=bool(active))
         flat.gather(mine, world)
-        check, looking = None, world.step % _CHECK_RESOLUTION_EVERY == 1
-        if not world.deep:
-            check = world.checksum(self.needs_loss)
         self.prepare(world)
-        kicks, drifts = self.kicks(), self.drifts()
+        kicks, drifts, lost = self.kicks(), self.drifts(), (0.0, "")
+        looking = world.step % _CHECK_RESOLUTION_EVERY == 1
         if looking:
-            run(kicks, world)
-            try:
-                lost = lost_share(kicks, world)
-                run(drifts, world, len(kicks))
-            except BaseException:
-                run_back(kicks, world)
-                raise
-        else:
-            run([*kicks, *drifts], world, drifts=len(kicks))
+            lost = lost_share(kicks, world)
+        run([*kicks, *drifts], world)
         try:
+            look(world)
             flat.show(mine, world)
         except BaseException:
             run_back(drifts, world, len(kicks))
             run_back(kicks, world)
-            flat.write(mine)
             raise
-        if check is None:
-            check = world.checksum(self.needs_loss)
+        check = world.checksum(self.needs_loss)
         record.push(self, world, settings, active, check)
         if looking:  # last: a filter may turn warnings into errors
             warn_below_resolution(self, world, *max(lost, lost_share(drifts, world)))
@@ -226,11 +217,10 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         settings, active, step = self._settings, self._active, self.steps - 1
         mine = [self._slots[i] for i in active]
         world = flat.world_of(mine, settings, World([], None, step, self.seed, carried=self.carried), counting=0)
-        flat.check_unedited(self._slots, later=world)
+        flat.check_unedited([s for s in self._slots if s.index not in set(active)])
         flat.locate(mine, world)
         kicks, drifts = self.kicks(), self.drifts()
         world.scalars = dict(entry.get("scalars", {}))
-        world.coarsened = [tuple(c) for c in entry.get("coarsened", [])]
         passes, buffers, recorded = self.passes, self.passes.buffers, entry.get("buffers", {})
         buffers.changed()
         after = buffers.copies()
@@ -248,7 +238,7 @@ class ReversibleOptimizer(torch.optim.Optimizer):
             passes.note(buffers.changed())
             refuse_other_gradients(self._slots, active, step)
             flat.gather(mine, world)
-            flat.look(world)
+            look(world)
             if step >= self.journal.verified_from and world.checksum(self.needs_loss) != check:
                 raise other_gradient(self, step, drew, loss)
             refuse_other_buffers(passes, recorded, step)
@@ -318,8 +308,9 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """Hex digest of every integer of the state, the step counts and the tape."""
         items: list[Any] = [self.steps, *(f"{k}={v.hex()}" for k, v in sorted(self.carried.items()))]
         for block, slots in flat.by_block(self._slots):
-            items += [x for name, lat in block.lattices.items() for x in (name, lat.exponent, lat.n)]
-            items += [s.count for s in slots] + [lanes.digest() for lanes in block.tapes]
+            for name, lattice in block.lattices.items():
+                items += [name, lattice.n, torch.from_numpy(lattice.e), *lattice.logs]
+            items += [s.count for s in slots] + [block.stack.digest()]
         return digest(items)
 
     def tensor_digests(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from .. import interrupt
 from ..dynamics.compositions import COMPOSITIONS, VERLET, Step
 from ..errors import InvalidSetting
-from ..exact import World, run, run_back
+from ..exact import World, look, run, run_back
 from . import flat, losses, record, serial
 from .mismatch import other_gradient, refuse_other_gradients
 from .settings import Settings, present
@@ -122,6 +122,7 @@ def advance(
             else:
                 loss = _gradient(optimizer, closure, section, world, mine, settings)
                 first = loss if first is None else first
+                look(world)
                 check = world.checksum(optimizer.needs_loss)
                 optimizer.prepare(world)
                 if number == 0 and begins_with_kick(settings):  # parameters and momenta are those at its start
@@ -132,7 +133,7 @@ def advance(
                             p.settings = p.settings | {"lr": lr * share}
                 run(optimizer.kicks(), world)
             carried |= {k: v for k, v in world.scalars.items() if k in optimizer.carries}
-            records.append({"check": check, "scalars": world.scalars, "coarsened": [list(c) for c in world.coarsened]})
+            records.append({"check": check, "scalars": world.scalars})
             flat.show(mine, world)
         if trial is not None and world.parts:
             trial.end(world, energy)
@@ -161,7 +162,6 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
             part = scaled(settings, share, carried.get("lr"))
             world = flat.world_of(mine, part, World([], None, step, optimizer.seed, carried=carried), 0)
             world.scalars = dict(done.get("scalars", {}))
-            world.coarsened = [tuple(c) for c in done.get("coarsened", [])]
             if kind == "drift":
                 flat.locate(mine, world)
                 run_back(optimizer.drifts(), world, len(optimizer.kicks()))
@@ -170,7 +170,7 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
                 loss = _gradient(optimizer, closure, section, world, mine, settings)
                 drew = optimizer.passes.visits == visits and not torch.equal(rng, torch.get_rng_state())
                 refuse_other_gradients(optimizer._slots, active, step)
-                flat.look(world)
+                look(world)
                 known = step >= optimizer.journal.verified_from
                 if known and world.checksum(optimizer.needs_loss) != done.get("check", 0):
                     raise other_gradient(optimizer, step, drew, loss)
@@ -192,18 +192,18 @@ def go_back(optimizer: "ReversibleOptimizer", closure: "Closure", section: inter
 def _keep(optimizer: "ReversibleOptimizer") -> Callable[[], None]:
     """Copy the integers of state and tape; what puts them back."""
     blocks = [block for block, _ in flat.by_block(optimizer._slots)]
-    lattices = [(x, x.n.clone(), x.exponent) for block in blocks for x in block.lattices.values()]
-    lanes = [(x, x.snapshot()) for x in optimizer.tape.lanes]
+    lattices = [(x, x.n.clone(), x.e.copy(), list(x.logs), x.pushed) for b in blocks for x in b.lattices.values()]
+    stacks = [(x, x.snapshot()) for x in optimizer.tape]
     energy = optimizer.energy
 
     def put_back() -> None:
         optimizer.energy = energy
-        for lattice, n, exponent in lattices:
+        for lattice, n, e, logs, pushed in lattices:
             lattice.n.copy_(n)
-            lattice.exponent = exponent
+            lattice.e[:], lattice.logs[:], lattice.pushed = e, logs, pushed
             lattice.replaced()
-        for lane, held in lanes:
-            lane.restore(held)
+        for stack, held in stacks:
+            stack.restore(held)
         flat.write(optimizer._slots)
         optimizer.passes.give_up()
 

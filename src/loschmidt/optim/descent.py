@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import LossBelowF0, ShellOutOfReach
-from ..exact import Part, World, random, scalar, sum_of_squares
+from ..exact import Part, World, random, scalar
 from . import flat, losses
 from .adam import require_decay
 from .base import ReversibleOptimizer
@@ -21,7 +21,7 @@ class Descent(ReversibleOptimizer):
         energy: at the start of the last step taken forward; None before the first.
     """
 
-    lattices: ClassVar[dict[str, float | None]] = {"p": None}
+    lattices: ClassVar[dict[str, int]] = {"p": 2}
     needs_loss: ClassVar[bool] = True
     carries: ClassVar[tuple[str, ...]] = ("shell",)
 
@@ -136,7 +136,7 @@ def downhill(part: Part, square: float, sign: float = 1.0) -> torch.Tensor:
 
     `sign` -1.0: uphill. ShellOutOfReach where the gradient is zero.
     """
-    norm = scalar.sqrt(part.world.total([sum_of_squares(p.gradient) for p in part.world.parts]))
+    norm = scalar.sqrt(part.world.sum_of(lambda p: p.gradient.square()))
     if norm == 0:
         raise ShellOutOfReach(
             f"at step {part.world.step} the gradient is zero, so that the momentum has no direction to start in.",

@@ -172,8 +172,8 @@ def _growth(world: World) -> float | list[float]:
 
 def _bounded(world: World, factor: float) -> float:
     if not scalar.isfinite(factor):
-        for part in world.deep:
-            part.block.operands.inspect()  # names the parameter
+        for block in world.blocks:
+            block.inspect()  # names the parameter
         raise NonFinite(f"at step {world.step} p.G is not finite.", "look at the loss and lr of this step.")
     return factor if abs(factor) >= _SMALLEST else math.copysign(_SMALLEST, scalar.value(factor))
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..errors import EditedOutside, Inconsistent, InvalidSetting, NonFinite
-from ..exact import Block, Lanes, Lattice, Operands, Part, Refused, World, gradient_sum, to_lattice
+from ..exact import Block, Lattice, Part, Rows, World, exponents_for, to_lattice, traced_sum
 
 REPORT = "report it, with the model and the settings; nothing that you did is wrong."
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -25,6 +24,7 @@ class Slot:
         name: what messages call it.
         group: its param group's number.
         block: elements [start, stop) of this block are its own, in row-major order.
+        tensor: its number in the block.
         count: steps it took part in.
         state: what `optimizer.state` shows of it.
     """
@@ -34,24 +34,51 @@ class Slot:
     name: str
     group: int
     block: Block
+    tensor: int
     start: int
     stop: int
     count: int = 0
     state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows_at(self) -> tuple[int, int]:
+        """Its first row in the block, and the one behind its last."""
+        if self.start == self.stop:
+            return 0, 0
+        first = self.block.rows.first
+        return int(first[self.tensor]), int(first[self.tensor + 1])
+
+    def view(self, lattice: str = "q") -> torch.Tensor:
+        """The float view of its integers in the parameter's dtype, shaped like it. A copy."""
+        x = self.block.lattices[lattice].value(*self.rows_at, self.block.work)
+        return x.to(self.block.dtype).view(self.parameter.shape)
 
     def integers(self, lattice: str) -> torch.Tensor:
         """Its integers, shaped like the parameter; a view."""
         return self.block.lattices[lattice].n[self.start : self.stop].view(self.parameter.shape)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How one lattice is made.
+
+    Attributes:
+        dtype: of its integers.
+        exponent: e of its resolution 2**-e; None: each row has a unit of its own.
+        spare: bits of room that a row of zeros is given above its first update.
+    """
+
+    dtype: torch.dtype
+    exponent: int | None
+    spare: int = 2
+
+
+_FINEST = {torch.float32: -90, torch.float64: -160}
+"""Exponents of the units that rows of zeros begin with: their first update chooses others, without bits."""
+
+
 def build(
-    group: int,
-    parameters: Iterable[tuple[str, torch.nn.Parameter]],
-    first_index: int,
-    exponents: dict[str, int],
-    types: Mapping[str, torch.dtype],
-    seed: int,
-    decays: bool = False,
+    group: int, parameters: Iterable[tuple[str, torch.nn.Parameter]], first_index: int, choices: Mapping[str, Choice]
 ) -> list[Slot]:
     """Blocks and slots for one param group; the parameters are snapped to the lattice "q".
 
@@ -59,73 +86,90 @@ def build(
         group: number of the param group.
         parameters: names and parameters, in the group's order.
         first_index: index of the first.
-        exponents: e of each lattice's resolution 2**-e, "q" among them; the others start at zero.
-        types: of each lattice's integers, torch.int64 or torch.int32.
-        seed: key of the tape's starting heads.
-        decays: whether drifts contract "q": deep blocks then have lanes of their own for it.
+        choices: of each lattice, "q" among them; the others start at zero.
     """
     named = list(parameters)
-    # Everything is rounded before anything is written, so that a refused value leaves all weights as they were.
-    integers = [to_lattice(p, exponents["q"], types["q"], name).reshape(-1) for name, p in named]
     slots: list[Slot] = []
     kinds = [(p.device, p.dtype) for _, p in named]
     for number, (device, kind) in enumerate(dict.fromkeys(kinds)):
         mine = [i for i, other in enumerate(kinds) if other == (device, kind)]
-        q = torch.cat([integers[i] for i in mine]) if mine else torch.empty(0, dtype=types["q"], device=device)
-        block = Block(
-            {k: Lattice(q if k == "q" else torch.zeros_like(q, dtype=types[k]), e) for k, e in exponents.items()},
-            Lanes(q.numel(), (seed, group, number), device),
-            dtype=kind,
-            key=(group, number),
-        )
-        if block.deep and decays:
-            block.drift_lanes = Lanes(q.numel(), (seed, group, number, "drift"), device)
-        at = 0
+        rows = Rows([named[i][1].numel() for i in mine if named[i][1].numel()])
+        block = Block({k: _lattice(k, choice, rows, kind, device) for k, choice in choices.items()}, rows, kind, device)
+        block.key = (group, number)
+        tensor = 0
         for i in mine:
             name, p = named[i]
-            slots.append(Slot(p, first_index + i, name, group, block, at, at + p.numel()))
-            at += p.numel()
+            start = int(rows.tensors[tensor])
+            slots.append(Slot(p, first_index + i, name, group, block, tensor, start, start + p.numel()))
+            tensor += bool(p.numel())
+    for s in slots:  # integers of all are made before any weight is written: a refused value leaves all as they were
+        if s.stop > s.start:
+            _snap(s, s.block.lattices["q"])
     slots.sort(key=lambda s: s.index)
     write(slots)
     return slots
 
 
+def _lattice(name: str, choice: Choice, rows: Rows, kind: torch.dtype, device: torch.device) -> Lattice:
+    wide = choice.exponent is None and kind is torch.float64  # units by row follow the parameters' precision
+    dtype = torch.int64 if wide else choice.dtype
+    work = torch.float64 if dtype is torch.int64 else torch.float32
+    e = _FINEST[work] if choice.exponent is None else -choice.exponent
+    n = torch.zeros(rows.size, dtype=dtype, device=device)
+    return Lattice(n, np.full(len(rows), e, np.int32), rows, choice.exponent, choice.spare)
+
+
+def _snap(s: Slot, lattice: Lattice) -> None:
+    """Round a parameter to the lattice, in the units that its rows have, or are given now."""
+    first, last = s.rows_at
+    if lattice.resolution is None:
+        finer = 29 if lattice.n.dtype is torch.int64 else 0
+        lattice.e[first:last] = exponents_for(s.parameter, last - first) - finer
+    s.integers("q").copy_(rounded_to(s, lattice))
+    lattice.bound[first:last] = np.inf
+
+
+def rounded_to(s: Slot, lattice: Lattice) -> torch.Tensor:
+    """A parameter's values as integers, in the units that its rows have; shaped like it."""
+    u = lattice.rows.spread(lattice.units(*s.rows_at), *s.rows_at, s.block.device)
+    return to_lattice(s.parameter, u, lattice.n.dtype, s.name).view(s.parameter.shape)
+
+
 def write(slots: Sequence[Slot]) -> None:
     """Make parameters the float view of their lattice."""
-    for block, mine in by_block(slots):
-        _write(block, mine)
+    for s in slots:
+        if s.stop > s.start:
+            s.parameter.detach().copy_(s.view())
     torch.clear_autocast_cache()  # inside torch.autocast it holds casts of the values before
 
 
-def _write(block: Block, slots: Sequence[Slot]) -> int:
-    """Write the parameters of one block; how many elements were written."""
-    parameters = [s.parameter.detach() for s in slots]
-    if block.deep:
-        for s, p in zip(slots, parameters, strict=True):
-            p.copy_(block.lattices["q"].value(s.start, s.stop).view(p.shape))
-    else:
-        block.shown = block.lattices["q"].value().to(block.dtype)
-        torch._foreach_copy_(parameters, _pieces(block.shown, slots))
-    return sum(p.numel() for p in parameters)
-
-
 def show(slots: Sequence[Slot], world: World) -> None:
-    """After a world's ops: write the parameters that took part and that no pass has written.
+    """After a world's ops: see to it that each parameter that took part is the view of its lattice.
 
-    Elements are counted: those that passes have written or compared, and those written here, are those of the parts.
+    Walks have compared and written those whose integers they moved. The others are written, where an op moved them as a
+    whole, and else compared. Elements are counted.
 
     Raises:
-        Inconsistent: they are not.
+        EditedOutside: a parameter was edited, in a step that does not move it.
+        Inconsistent: not all elements that took part were looked at.
     """
-    shown = 0
-    for block, mine in by_block(slots):
-        done = block.operands is not None and block.operands.shown
-        shown += block.operands.size if done else _write(block, mine)
+    done, looked = {id(part.block): set() for part in world.parts}, 0
+    for part in world.parts:
+        looked += part.size
+        if id(part) in world.shown:
+            done[id(part.block)] |= set(range(*part.tensors_at))
+    for s in slots:
+        if s.tensor in done.get(id(s.block), ()):
+            written = s.block.weights[s.tensor]
+            if not s.parameter.is_contiguous():
+                s.parameter.detach().copy_(written)
+        elif world.moved:
+            write([s])
+        else:
+            check_unedited([s])
     torch.clear_autocast_cache()
-    if shown != (size := sum(part.size for part in world.parts)):
-        raise Inconsistent(
-            f"at step {world.step} {size} elements were moved, but {shown} were written to parameters.", REPORT
-        )
+    if looked != (size := sum(s.stop - s.start for s in slots)):
+        raise Inconsistent(f"at step {world.step} {size} elements took part, but {looked} were moved.", REPORT)
 
 
 def refuse_unshown(slots: Sequence[Slot]) -> None:
@@ -134,7 +178,7 @@ def refuse_unshown(slots: Sequence[Slot]) -> None:
     Unlike `check_unedited` it trusts no copy of what was written before: it is a full pass over memory.
     """
     for s in slots:
-        if _same_kind(s) and not (count := int(_unlike(s).sum())):
+        if _same_kind(s) and not (count := int(_edited(s).sum())):
             continue
         seen = f"{count} of its {s.parameter.numel()} values" if _same_kind(s) else "its dtype, device or size"
         raise Inconsistent(
@@ -144,43 +188,35 @@ def refuse_unshown(slots: Sequence[Slot]) -> None:
         )
 
 
-def _pieces(flat: torch.Tensor, slots: Sequence[Slot]) -> Sequence[torch.Tensor]:
-    """Views of a block's flat tensor, shaped like the parameters."""
-    sizes = [s.stop - s.start for s in slots]
-    if sum(sizes) == flat.numel() and all(sizes):
-        return _unflatten_dense_tensors(flat, [s.parameter for s in slots])  # a fifth of the time of slicing
-    return [flat[s.start : s.stop].view(s.parameter.shape) for s in slots]
-
-
 def gather(slots: Sequence[Slot], world: World) -> None:
-    """Copy gradients into their blocks, as float64; note where those of deep parts lie, and copy nothing.
+    """Note where gradients and parameters lie; nothing is copied, but what is not contiguous or of another dtype."""
+    locate(slots, world)
+    for s in slots:
+        g = s.parameter.grad
+        if g.is_sparse:
+            raise InvalidSetting(
+                f"{s.name} has a sparse gradient; its dense state could not follow.", "use sparse=False."
+            )
+        if s.stop > s.start:
+            s.block.gradients[s.tensor] = g.detach().to(s.block.dtype).contiguous()
 
-    Args:
-        slots: those that take part.
-        world: of the step, with its parts.
+    def inspect() -> None:
+        check_unedited(slots)
+        refuse_not_finite(slots, world.step)
 
-    Raises:
-        NonFinite: naming the first parameter whose gradient holds NaN or infinity (deep blocks: later, in their pass).
-    """
-    deep, step = _deep(world), world.step
-    for block, mine in by_block(slots):
-        grads = [s.parameter.grad for s in mine]
-        for s, g in zip(mine, grads, strict=True):
-            if g.is_sparse:
-                raise InvalidSetting(
-                    f"{s.name} has a sparse gradient; its dense state could not follow.", "use sparse=False."
-                )
-        block.drop_gradient()
-        if id(block) in deep:
-            block.gradients = partial(_copied, block, mine)
-            given = [g if g.dtype is block.dtype else g.to(block.dtype) for g in grads]
-            block.operands = _operands(block, mine, given, step)
-            continue
-        block.operands, block.gradients = None, None
-        torch._foreach_copy_(_pieces(block.gradient, mine), grads)
-        peaks = [torch.aminmax(block.gradient[a:b]) for a, b in runs(mine)]
-        if not all(float(x.abs()) < float("inf") for pair in peaks for x in pair):
-            refuse_not_finite(mine, step)
+    for block in world.blocks:
+        block.inspect = inspect
+
+
+def locate(slots: Sequence[Slot], world: World) -> None:
+    """Note where parameters lie, before their gradients are known."""
+    for block in world.blocks:
+        block.gradients, block.weights = {}, {}
+        block.inspect = lambda: check_unedited(slots)
+    for s in slots:
+        _refuse_recast(s)
+        if s.stop > s.start:
+            s.block.weights[s.tensor] = s.parameter.detach().contiguous()
 
 
 def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:
@@ -193,62 +229,10 @@ def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:
             )
 
 
-def _deep(world: World) -> set[int]:
-    """The blocks of deep parts, by identity: those that are done in passes."""
-    return {id(part.block) for part in world.parts if part.deep}
-
-
-def locate(slots: Sequence[Slot], world: World) -> None:
-    """Note where the parameters of deep parts lie, before their gradients are known."""
-    deep = _deep(world)
-    for block, mine in by_block(slots):
-        block.operands = _operands(block, mine, None, 0) if id(block) in deep else None
-
-
-def _operands(block: Block, slots: Sequence[Slot], grads: Sequence[torch.Tensor] | None, step: int) -> Operands:
-    def inspect() -> None:
-        check_unedited(slots)
-        if grads is not None:
-            refuse_not_finite(slots, step)
-
-    for s in slots:
-        _refuse_recast(s)
-    sizes = [s.stop - s.start for s in slots]
-    return Operands(sizes, [s.parameter for s in slots], grads, inspect)
-
-
-def _copied(block: Block, slots: Sequence[Slot]) -> torch.Tensor:
-    out = torch.empty(block.size, dtype=torch.float64, device=block.device)
-    torch._foreach_copy_(_pieces(out, slots), [s.parameter.grad for s in slots])
-    return out
-
-
-def look(world: World) -> None:
-    """Sum up the gradients of deep parts; raises NonFinite."""
-    for part in world.deep:
-        try:
-            world.sums[id(part.block)] = gradient_sum(part)
-        except Refused:
-            part.block.operands.inspect()
-
-
 def release(slots: Sequence[Slot]) -> None:
-    """A step is over: hold nothing of the size of a deep block but its lattices."""
+    """A step is over: hold nothing but the lattices."""
     for block, _ in by_block(slots):
-        if block.deep:
-            block.operands = block.gradients = None
-            block.drop_gradient()
-
-
-def runs(slots: Sequence[Slot]) -> list[tuple[int, int]]:
-    """Contiguous element ranges of slots of one block."""
-    out: list[tuple[int, int]] = []
-    for s in slots:
-        if out and out[-1][1] == s.start:
-            out[-1] = (out[-1][0], s.stop)
-        elif s.stop > s.start:
-            out.append((s.start, s.stop))
-    return out
+        block.gradients, block.weights, block.inspect = {}, {}, lambda: None
 
 
 def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
@@ -261,42 +245,17 @@ def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:
     return list(grouped.values())
 
 
-def check_unedited(slots: Sequence[Slot], later: World | None = None) -> None:
-    """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit.
-
-    Args:
-        slots: all slots of one or more blocks.
-        later: a step about to be taken or undone. Its deep parts are left out: `run` sees to it that each is compared,
-            in its pass or after it.
-    """
-    skipped = set() if later is None else _deep(later)
-    for block, mine in by_block(slots):
-        if id(block) not in skipped and not _as_shown(block, mine):
-            for s in mine:
-                _refuse_recast(s)
-            s, count = next((s, count) for s in mine if (count := int(_edited(s).sum())))
+@torch.no_grad()
+def check_unedited(slots: Sequence[Slot]) -> None:
+    """Raise EditedOutside if a parameter is no longer the view of its lattice, bit for bit."""
+    for s in slots:
+        _refuse_recast(s)
+        if s.stop > s.start and (count := int(_edited(s).sum())):
             raise EditedOutside(
                 f"{s.name} was edited outside the optimizer: {count} of {s.parameter.numel()} values differ from its "
                 "lattice.",
                 "edit inside `with trajectory.edit():`, or call optimizer.adopt() to take the new values over.",
             )
-
-
-@torch.no_grad()
-def _as_shown(block: Block, slots: Sequence[Slot]) -> bool:
-    shown = block.shown
-    if shown is None:
-        return all(_same_kind(s) and not bool(_edited(s).any()) for s in slots)
-    try:
-        now = _flatten_dense_tensors([s.parameter for s in slots])  # a quarter of the time of reshape and cat
-    except RuntimeError:  # on several devices
-        return False
-    if now.dtype is not shown.dtype or now.device != shown.device or now.numel() != shown.numel():
-        return False
-    words, size = _BITS[shown.element_size()], shown.element_size()
-    if shown.nbytes % 8 == 0 and now.storage_offset() * size % 8 == 0 and now.stride(0) == 1:
-        words = torch.int64  # a single parameter is not copied, and may begin anywhere in its memory
-    return torch.equal(now.view(words), shown.view(words))
 
 
 def _same_kind(s: Slot) -> bool:
@@ -319,37 +278,46 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def _edited(s: Slot) -> torch.Tensor:
-    """Which of its elements have other bits than what was last written (-0.0 is not 0.0), flat."""
-    if s.block.shown is None:
-        return _unlike(s)
-    return _bits(s.parameter.detach().reshape(-1)) != _bits(s.block.shown[s.start : s.stop])
+    """Which of its elements have other bits than the view of the lattice (-0.0 is not 0.0), flat."""
+    return _bits(s.parameter.detach().reshape(-1)) != _bits(s.view().reshape(-1))
 
 
-def _unlike(s: Slot) -> torch.Tensor:
-    """Which of its elements have other bits than the view of the lattice, flat."""
-    view = s.block.lattices["q"].value(s.start, s.stop).to(s.block.dtype)
-    return _bits(s.parameter.detach().reshape(-1)) != _bits(view)
-
-
+@torch.no_grad()
 def adopt(slots: Sequence[Slot]) -> int:
     """Take over values that were edited outside; elements that were not keep all their lattice bits.
+
+    Rows with units of their own get others, where an edited value does not fit: their bits are rounded.
 
     Returns:
         How many elements were edited.
     """
-    moved: list[tuple[Slot, torch.Tensor, torch.Tensor]] = []
+    moved: list[tuple[Slot, torch.Tensor, torch.Tensor, np.ndarray]] = []
     for s in slots:
         _refuse_recast(s)
-        edited, lattice = _edited(s), s.block.lattices["q"]
-        if bool(edited.any()):
-            q = to_lattice(s.parameter, lattice.exponent, lattice.n.dtype, s.name).reshape(-1)
-            moved.append((s, edited, q))
-    for s, edited, q in moved:
-        n = s.block.lattices["q"].n[s.start : s.stop]
-        n.copy_(torch.where(edited, q, n))
-        s.block.lattices["q"].replaced()
+        lattice, (first, last) = s.block.lattices["q"], s.rows_at
+        if s.stop > s.start and bool((edited := _edited(s)).any()):
+            if lattice.resolution is None:
+                finer = 29 if lattice.n.dtype is torch.int64 else 0
+                shift = lattice.exponents(first, last) - lattice.e[first:last]
+                wanted = exponents_for(s.parameter, last - first) - finer - shift
+                raised = np.maximum(wanted - 3 - lattice.e[first:last], 0).astype(np.int32)
+            else:
+                raised = np.zeros(last - first, np.int32)
+            lattice.e[first:last] += raised
+            try:
+                q = rounded_to(s, lattice).reshape(-1)
+            finally:
+                lattice.e[first:last] -= raised
+            moved.append((s, edited, q, raised))
+    for s, edited, q, raised in moved:
+        lattice, (first, last) = s.block.lattices["q"], s.rows_at
+        n = s.integers("q").reshape(-1)
+        coarser = n >> lattice.rows.spread(raised, first, last, n.device).to(n.dtype)
+        lattice.e[first:last] += raised
+        n.copy_(torch.where(edited, q, coarser))
+        lattice.replaced()
     write(slots)
-    return sum(int(edited.sum()) for _, edited, _ in moved)
+    return sum(int(edited.sum()) for _, edited, *_ in moved)
 
 
 def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, counting: int) -> World:
@@ -362,16 +330,17 @@ def world_of(slots: Sequence[Slot], settings: Sequence[dict], world: World, coun
         world: an empty one.
         counting: added to the slots' counts: 1 on the way forward, 0 on the way back.
     """
+    world.sums_of = traced_sum
     last: dict[int, Part] = {}  # of each block, the part in progress
     for s in slots:
         if s.stop == s.start:
             continue
         part, count = last.get(id(s.block)), s.count + counting
-        if part is not None and (part.stop, part.count) == (s.start, count):
-            part.stop = s.stop
-            part.cuts.append(s.start)
+        if part is not None and (part.tensors_at[1], part.count) == (s.tensor, count):
+            part.tensors_at = part.tensors_at[0], s.tensor + 1
         else:
-            part = Part(s.block, s.start, s.stop, settings[s.group], count, world, _namer(slots, s.block))
+            at = s.tensor, s.tensor + 1
+            part = Part(s.block, at, settings[s.group], count, world, _namer(slots, s.block))
             last[id(s.block)] = part
             world.parts.append(part)
     return world

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..exact import Contract, Rescale
 from . import flat, memory, serial
 from .settings import refuse_group
 
@@ -32,17 +31,12 @@ def add(optimizer: "ReversibleOptimizer", param_group: dict[str, Any], add_to_to
     add_to_torchs(param_group | {"params": params})
     try:
         named = list(zip(names, optimizer.param_groups[-1]["params"], strict=False))
-        new = flat.build(
-            group, named, at, optimizer._exponents, optimizer.integer_types, optimizer.seed, _decays(optimizer)
-        )
+        new = flat.build(group, named, at, optimizer.choices)
     except BaseException:
         optimizer.param_groups.pop()
         raise
     optimizer._slots += new
-    optimizer.tape.lanes += [lanes for block, _ in flat.by_block(new) for lanes in block.tapes]
+    for block, _ in flat.by_block(new):
+        optimizer.tape.stacks.append(block.stack)
+        optimizer.tape.lattices += block.lattices.values()
     serial.expose(optimizer, new)
-
-
-def _decays(optimizer: "ReversibleOptimizer") -> bool:
-    """Whether its drifts contract parameters."""
-    return any(isinstance(op, (Contract, Rescale)) and op.target == "q" for op in optimizer.drifts())

@@ -8,7 +8,7 @@ import torch
 from .settings import require
 
 LatticeTypes = torch.dtype | Mapping[str, torch.dtype]
-"""torch.int64 or torch.int32, for all lattices; or by name, and torch.int64 for those that are not named."""
+"""torch.int64, torch.int32 or torch.int16, for all lattices; or by name, and the default for those not named."""
 
 
 def integer_types(lattice: Any, names: Sequence[str]) -> dict[str, torch.dtype]:
@@ -19,7 +19,7 @@ def integer_types(lattice: Any, names: Sequence[str]) -> dict[str, torch.dtype]:
     for dtype in given.values():
         whole = dtype in (torch.int64, torch.int32)
         require(whole, "lattice", lattice, "not a supported type of integer", "use torch.int64 or torch.int32.")
-    return {name: given.get(name, torch.int64) for name in names}
+    return {name: given.get(name, torch.int32) for name in names}
 
 
 def described(types: Mapping[str, torch.dtype]) -> str | dict[str, str]:

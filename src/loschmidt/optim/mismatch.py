@@ -105,7 +105,7 @@ def refuse_other_buffers(passes: "Passes", recorded: Collection[str], step: int)
 def warn_below_resolution(optimizer: "ReversibleOptimizer", world: World, share: float, lattice: str) -> None:
     """Warn, once, where many updates are so small that they move nothing."""
     if share > _BELOW_RESOLUTION_SHARE:
-        resolution = max(2.0 ** -block.lattices[lattice].exponent for block in world.blocks)
+        resolution = max(float(block.lattices[lattice].units().max()) for block in world.blocks)
         optimizer.warn_once(
             "resolution",
             f"{share:.0%} of the non-zero updates of {lattice!r} at step {world.step} are below half its "

@@ -29,7 +29,7 @@ def push(
         parts: what each kick and drift of a composed step left.
     """
     entry: dict[str, Any] = {"scalars": world.scalars, "buffers": optimizer.passes.done()}
-    entry |= {"coarsened": [list(c) for c in world.coarsened], "parts": list(parts)}
+    entry |= {"parts": list(parts)}
     entry = {k: v for k, v in entry.items() if v}
     if optimizer._settings is not None and optimizer._settings != settings:
         entry["settings"] = pack(optimizer._settings, settings)

@@ -43,8 +43,9 @@ class SGD(ReversibleOptimizer):
         weight_decay: L2, added to the gradient. Costs no bits.
         nesterov: refused when true.
         maximize: ascend.
-        resolution: distance of neighbouring lattice points, a power of two.
-        lattice: torch.int64, or torch.int32 (then pass a resolution like 2**-24); or by name, as {"p": torch.int32}.
+        resolution: distance of neighbouring lattice points, a power of two; None: chosen for each 1,024 elements, 2**-27
+            of their largest.
+        lattice: torch.int32, or torch.int64 (then pass a resolution like 2**-40); or by name, as {"p": torch.int64}.
         seed: key of random draws and of the tape's reserve.
 
     Raises:
@@ -53,7 +54,7 @@ class SGD(ReversibleOptimizer):
     Source: Sutskever et al. 2013 (the form torch uses); reversal by Maclaurin et al., arXiv 1502.03492.
     """
 
-    lattices: ClassVar[dict[str, float | None]] = {"p": None}
+    lattices: ClassVar[dict[str, int]] = {"p": 3}
     energy_law: ClassVar[energy.EnergyLaw] = energy.NEWTON
 
     def __init__(
@@ -66,8 +67,8 @@ class SGD(ReversibleOptimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        resolution: float = 2.0**-40,
-        lattice: LatticeTypes = torch.int64,
+        resolution: float | None = None,
+        lattice: LatticeTypes = torch.int32,
         seed: int = 0,
         **options: Any,
     ):

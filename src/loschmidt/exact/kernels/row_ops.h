@@ -14,10 +14,11 @@ static void NAME(value)(T *to, const void *n, i64 width, i64 plus, T u, i64 m) {
   else { const i64 *x = n; IVDEP ALL to[i] = (T)(x[i] + plus) * u; }
 }
 
-static T NAME(largest)(const T *x, i64 m) {  /* NaN counts as more than anything */
-  T most = 0; int wrong = 0;
-  ALL { T y = x[i] < 0 ? -x[i] : x[i]; most = y > most ? y : most; wrong |= x[i] != x[i]; }
-  return wrong ? (T)INFINITY : most;
+static T NAME(largest)(const T *x, i64 m) {  /* as integers: NaN is more than infinity, which is more than all */
+  INT most = 0; T out;
+  ALL { INT b; memcpy(&b, x + i, sizeof b); b &= LARGEST; most = b > most ? b : most; }
+  memcpy(&out, &most, sizeof out);
+  return out;
 }
 
 #define KICK(X) { X *x = n; \

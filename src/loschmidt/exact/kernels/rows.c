@@ -75,9 +75,14 @@ static double peak_##X(const X *n, i64 m) { \
   for (i64 i = 0; i < m; i++) { high = n[i] > high ? n[i] : high; low = n[i] < low ? n[i] : low; } \
   double h = (double)high, l = -(double)low; return h > l ? h : l; } \
 static void halve_##X(X *n, i64 m, u8 *plane) { \
-  memset(plane, 0, (m + 7) / 8); \
-  for (i64 i = 0; i < m; i++) plane[i >> 3] |= (u8)((n[i] & 1) << (i & 7)); \
-  for (i64 i = 0; i < m; i++) n[i] >>= 1; } \
+  i64 i = 0; \
+  for (; i + 64 <= m; i += 64) { \
+    u64 bits = 0; \
+    for (i64 j = 0; j < 64; j++) bits |= (u64)(n[i + j] & 1) << j; \
+    for (i64 j = 0; j < 8; j++) plane[i / 8 + j] = (u8)(bits >> (8 * j)); } \
+  memset(plane + i / 8, 0, (size_t)((m - i + 7) / 8)); \
+  for (; i < m; i++) plane[i >> 3] |= (u8)((n[i] & 1) << (i & 7)); \
+  for (i = 0; i < m; i++) n[i] >>= 1; } \
 static void double_##X(X *n, i64 m, const u8 *plane) { \
   for (i64 i = 0; i < m; i++) n[i] = (X)(n[i] * 2 + ((plane[i >> 3] >> (i & 7)) & 1)); }
 INTEGERS(i16) INTEGERS(i32) INTEGERS(i64)
@@ -122,6 +127,7 @@ enum { FLOAT = 4, DOUBLE = 8, BF16 = 2 };  /* views, by their bytes */
 
 #define T float
 #define INT i32
+#define LARGEST 0x7fffffff
 #define RINT rintf
 #define ROOT sqrtf
 #define FLOOR floorf
@@ -129,12 +135,14 @@ enum { FLOAT = 4, DOUBLE = 8, BF16 = 2 };  /* views, by their bytes */
 #include "row_ops.h"
 #undef T
 #undef INT
+#undef LARGEST
 #undef RINT
 #undef ROOT
 #undef FLOOR
 #undef NAME
 #define T double
 #define INT i64
+#define LARGEST 0x7fffffffffffffffLL
 #define RINT rint
 #define ROOT sqrt
 #define FLOOR floor

@@ -164,6 +164,8 @@ class Tape:
 
 def halved_bits(counts: np.ndarray, lengths: np.ndarray) -> int:
     """Bits, without padding, that rows with these counts have put on the tape, net."""
+    if not counts.any():
+        return 0
     net = np.where(abs(counts) < JUMP, counts, 0).astype(np.int64)
     return int((net * lengths).sum())
 

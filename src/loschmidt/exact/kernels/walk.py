@@ -1,17 +1,18 @@
 """A walk: traced instructions, done to all rows of a part, in C or on tensors; all or nothing."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from ..lattice import Lattice
+from ..lattice import Lattice, Rows
 from ..tape import offsets
 from ..units import split
 from . import eager, native
 from .eager import Failed, Result
-from .trace import Trace
+from .trace import Instruction, Trace
 
 _OPS = ("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum")
 _NUMBER = {name: i for i, name in enumerate(_OPS)}
@@ -35,7 +36,21 @@ class _Args(ctypes.Structure):
 
 
 def _address(x: np.ndarray | None) -> int | None:
-    return None if x is None else x.ctypes.data
+    return None if x is None else x.__array_interface__["data"][0]
+
+
+class _Geometry:
+    """Where the rows of some tensors lie, as `rows.c` reads it."""
+
+    def __init__(self, rows: Rows, first: int, last: int):
+        r0, r1 = int(rows.first[first]), int(rows.first[last])
+        self.starts = np.ascontiguousarray(rows.starts[r0 : r1 + 1])
+        self.owner = np.ascontiguousarray(rows.owner[r0:r1] - np.int32(first))
+        self.inside = np.ascontiguousarray(self.starts[:-1] - rows.tensors[rows.owner[r0:r1]])
+        self.at = _address(self.starts), _address(self.owner), _address(self.inside)
+
+
+_geometry = functools.lru_cache(256)(_Geometry)
 
 
 class Walk:
@@ -129,8 +144,8 @@ class Walk:
     def _native(self, counts: list[np.ndarray], planes: np.ndarray) -> Result:
         part, trace = self.part, self.trace
         block, lengths = part.block, part.lengths
-        code, shears = self._coded()
-        rows, k = len(lengths), len(shears)
+        code, k = coded(tuple(trace.instructions), tuple(self.names))
+        rows = len(lengths)
         given = np.zeros((max(1, k), rows), np.int16)
         for i, c in enumerate(counts):
             given[i] = c
@@ -152,8 +167,8 @@ class Walk:
             where = np.ascontiguousarray(where)
         for whole, only in ((True, done == 1), *((False, np.arange(len(done)) == r) for r in np.flatnonzero(done > 1))):
             if only.any():
-                part = inverse if whole else self._inverse(code[: int(done[only][0]) - 2])
-                self._call(part, k, given.copy(), where, made, not self.forward, only.astype(np.uint8))
+                mine = inverse if whole else self._inverse(code[: int(done[only][0]) - 2])
+                self._call(mine, k, given.copy(), where, made, not self.forward, only.astype(np.uint8))
 
     def _inverse(self, code: np.ndarray) -> np.ndarray:
         """Each shear's own inverse, last first, right after the instructions that its update is made of.
@@ -184,18 +199,10 @@ class Walk:
         part, trace, block = self.part, self.trace, self.part.block
         (r0, r1), (t0, t1), rows_of = part.rows_at, part.tensors_at, block.rows
         rows = r1 - r0
-        pairs = [[split(log) for log in table] for table in trace.tables] or [[(1.0, 0)]]
-        same = [len(set(table)) == 1 for table in pairs]
-        flat = [table[:1] if one else table for table, one in zip(pairs, same, strict=True)]
-        sizes = np.array([len(x) for x in flat], np.int64)
-        unit_at, stride = np.cumsum(sizes) - sizes, np.array([0 if one else 1 for one in same], np.int64)
-        scales = np.array([x[0] for table in flat for x in table])
-        shifts = np.array([x[1] for table in flat for x in table], np.int64)
-        sums = np.empty((max(1, sum(c["op"] == _NUMBER["sum"] for c in code)), rows))
+        scales, shifts, unit_at, stride = _units(tuple(trace.tables))
+        sums = np.empty((sum(op == "sum" for op, *_ in trace.instructions) or 1, rows))
         parameters, done, failed = np.array(trace.parameters or [0.0]), np.zeros(rows, np.uint8), np.zeros(3, np.int64)
-        starts = rows_of.starts[r0 : r1 + 1]
-        owner = rows_of.owner[r0:r1] - np.int32(t0)
-        inside = starts[:-1] - rows_of.tensors[rows_of.owner[r0:r1]]
+        geometry = _geometry(rows_of, t0, t1)
         gradients = [block.gradients[i].data_ptr() if i in block.gradients else 0 for i in range(t0, t1)]
         weights = [block.weights[i].data_ptr() if i in block.weights else 0 for i in range(t0, t1)]
         pointers = [np.array(x or [0], np.int64) for x in (gradients, weights)]
@@ -204,14 +211,13 @@ class Walk:
         a.rows, a.threads, a.forward, a.codes, a.halvings = rows, min(threads, rows), forward, len(code), k
         a.narrow, a.view, a.shows = block.work is torch.float32, block.dtype.itemsize, self.shows and only is None
         a.looks = self.looks and only is None
-        a.starts, a.owner, a.inside, a.only = map(_address, (starts, owner, inside, only))
+        (a.starts, a.owner, a.inside), a.only = geometry.at, _address(only)
         a.gradients, a.weights = map(_address, pointers)
         for i, name in enumerate(self.names):
             x: Lattice = block.lattices[name]
             a.n[i], a.width[i], a.spare[i] = x.n.data_ptr(), x.n.element_size(), x.spare
-            a.e[i], a.bound[i] = x.e[r0:].ctypes.data, x.bound[r0:].ctypes.data
+            a.e[i], a.bound[i] = _address(x.e) + 4 * r0, _address(x.bound) + 8 * r0
         a.q = self.names.index("q") if "q" in self.names else 0
-        code = np.ascontiguousarray(code)
         a.code, a.P, a.scales, a.shifts = map(_address, (code, parameters, scales, shifts))
         a.unit_stride, a.unit_at, a.salt = _address(stride), _address(unit_at), self.salt
         a.q_before, a.q_after = self.q_before, self.q_after
@@ -221,52 +227,71 @@ class Walk:
         library.run(ctypes.byref(a))
         if failed[0] == _WRONG.index("no memory") and not a.made:
             raise MemoryError("no memory for the planes of a step.")
-        sizes = list(a.planes_bytes[:k])
+        sizes, at, made = a.planes_bytes[:k], 0, []
         out = np.empty(sum(sizes), np.uint8)
         library.collect(ctypes.byref(a), ctypes.c_void_p(_address(out)) if forward else None)
-        ends = np.cumsum([0, *sizes])
-        made = [out[ends[i] : ends[i + 1]] for i in range(k)] if forward else []
+        for size in sizes if forward else ():
+            made.append(out[at : at + size])
+            at += size
         result = Result([counts[i] for i in range(k)], made)
         result.sums, result.checksum = list(sums), int(a.checksum)
         return result, int(failed[0]), int(failed[1]), done
 
-    def _coded(self) -> tuple[np.ndarray, list[int]]:
-        fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag")
-        instructions, registers = self.trace.instructions, {}
-        last: dict[str, int] = {}
-        for i, (_, *a) in enumerate(instructions):
-            for x in a:
-                if isinstance(x, str) and x.startswith("%"):
-                    last[x] = i
-        free, out, shears, sums = list(range(REGISTERS))[::-1], [], [], 0
-        for i, (op, *a) in enumerate(instructions):
-            c = dict.fromkeys(fields, 0)
-            used = [x for x in a if isinstance(x, str) and x.startswith("%")]
-            if op == "value":
-                c |= {"lattice": self.names.index(a[0]), "unit": a[1], "flag": a[2]}
-            elif op == "shear":
-                c |= {"lattice": self.names.index(a[0]), "unit": a[1], "a": registers[a[2]], "b": a[3]}
-                c |= {"flag": int(a[4]), "halving": len(shears)}
-                shears.append(i)
-            elif op == "sum":
-                c |= {"a": registers[a[0]], "b": sums}
-                sums += 1
-            elif op != "gradient":
-                c["a"] = registers[a[0]]
-                if len(a) > 1:
-                    number = a[1].startswith("P")
-                    op, c["b"] = (op + "P", int(a[1][1:])) if number else (op, registers[a[1]])
-            c["op"] = _NUMBER[op]
-            for x in dict.fromkeys(used):
-                if last[x] == i:
-                    free.append(registers[x])
-            if op not in ("shear", "sum"):
-                name = f"%{i}"
-                c["to"] = registers[name] = free.pop()
-                if name not in last:
-                    free.append(c["to"])
-            out.append(tuple(c[k] for k in fields))
-        return np.array(out, [(k, np.int64) for k in fields]), shears
+@functools.lru_cache(64)
+def _units(tables: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scales and shifts of the tables' logarithms; where each table begins, and whether it has one for each tensor."""
+    each = [table[:1] if len(set(table)) == 1 else table for table in tables] or [(0,)]
+    pairs = [split(log) for table in each for log in table]
+    sizes = [len(table) for table in each]
+    scales, shifts = np.array([x[0] for x in pairs]), np.array([x[1] for x in pairs], np.int64)
+    at = np.cumsum(sizes, dtype=np.int64) - np.array(sizes, np.int64)
+    return scales, shifts, at, np.array([len(table) > 1 for table in each], np.int64)
+
+
+@functools.lru_cache(256)
+def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...]) -> tuple[np.ndarray, int]:
+    """Instructions as `rows.c` reads them, with registers; and how many shears there are.
+
+    Args:
+        instructions: see `trace`.
+        names: of the lattices, in the order of `Args.n`.
+    """
+    fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag")
+    registers: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for i, (_, *a) in enumerate(instructions):
+        for x in a:
+            if isinstance(x, str) and x.startswith("%"):
+                last[x] = i
+    free, out, shears, sums = list(range(REGISTERS))[::-1], [], [], 0
+    for i, (op, *a) in enumerate(instructions):
+        c = dict.fromkeys(fields, 0)
+        used = [x for x in a if isinstance(x, str) and x.startswith("%")]
+        if op == "value":
+            c |= {"lattice": names.index(a[0]), "unit": a[1], "flag": a[2]}
+        elif op == "shear":
+            c |= {"lattice": names.index(a[0]), "unit": a[1], "a": registers[a[2]], "b": a[3]}
+            c |= {"flag": int(a[4]), "halving": len(shears)}
+            shears.append(i)
+        elif op == "sum":
+            c |= {"a": registers[a[0]], "b": sums}
+            sums += 1
+        elif op != "gradient":
+            c["a"] = registers[a[0]]
+            if len(a) > 1:
+                number = a[1].startswith("P")
+                op, c["b"] = (op + "P", int(a[1][1:])) if number else (op, registers[a[1]])
+        c["op"] = _NUMBER[op]
+        for x in dict.fromkeys(used):
+            if last[x] == i:
+                free.append(registers[x])
+        if op not in ("shear", "sum"):
+            name = f"%{i}"
+            c["to"] = registers[name] = free.pop()
+            if name not in last:
+                free.append(c["to"])
+        out.append(tuple(c[k] for k in fields))
+    return np.array(out, [(k, np.int64) for k in fields]), len(shears)
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

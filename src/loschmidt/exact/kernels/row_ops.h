@@ -14,6 +14,17 @@ static void NAME(value)(T *to, const void *n, i64 width, i64 plus, T u, i64 m) {
   else { const i64 *x = n; IVDEP ALL to[i] = (T)(x[i] + plus) * u; }
 }
 
+#define EACH(X) { const X *x = n; X p = (X)plus; IVDEP ALL { T v = (T)(x[i] + p) * u; to[i] = DO; } }
+#define WIDTHS if (width == 4) EACH(i32) else if (width == 2) EACH(i16) else EACH(i64)
+#define DO (SQUARE_ROOT((v < 0 ? (T)0 : v) * c) + d)
+static void NAME(root)(T *to, const void *n, i64 width, i64 plus, T u, T c, T d, i64 m) { WIDTHS }
+#undef DO
+#define DO (v / y[i])
+static void NAME(quotient)(T *to, const void *n, i64 width, i64 plus, T u, const T *y, i64 m) { WIDTHS }
+#undef DO
+#undef WIDTHS
+#undef EACH
+
 static T NAME(largest)(const T *x, i64 m) {  /* as integers: NaN is more than infinity, which is more than all */
   INT most = 0; T out;
   ALL { INT b; memcpy(&b, x + i, sizeof b); b &= LARGEST; most = b > most ? b : most; }
@@ -21,15 +32,30 @@ static T NAME(largest)(const T *x, i64 m) {  /* as integers: NaN is more than in
   return out;
 }
 
-#define KICK(X) { X *x = n; \
-  if (dithered) { IVDEP ALL { T d = (T)(mixed((u32)(at + i) * 2654435769u + salt) >> 8) * (T)(1.0 / 16777216.0); \
-    x[i] = (X)(x[i] + sign * (X)(INT)FLOOR(f[i] * inverse + d)); } } \
-  else if (sign > 0) { IVDEP ALL x[i] = (X)(x[i] + (X)(INT)RINT(f[i] * inverse)); } \
-  else { IVDEP ALL x[i] = (X)(x[i] - (X)(INT)RINT(f[i] * inverse)); } }
-static void NAME(kick)(void *n, i64 width, const T *f, T inverse, int sign, int dithered, u32 salt, i64 at, i64 m) {
-  if (width == 4) KICK(i32) else if (width == 2) KICK(i16) else KICK(i64)
+/* n += sign * round(f / u), or rounded down after a number in [0, 1) was added; f, its square, times c */
+#define ADDED(X, F, ROUND) { X *x = n; \
+  if (sign > 0) { IVDEP ALL x[i] = (X)(x[i] + (X)(INT)ROUND((F) * inverse)); } \
+  else { IVDEP ALL x[i] = (X)(x[i] - (X)(INT)ROUND((F) * inverse)); } }
+#define DITHERED(X, F) { X *x = n; IVDEP ALL { \
+  T d = (T)(i32)(mixed((u32)(at + i) * 2654435769u + salt) >> 8) * (T)(1.0 / 16777216.0); \
+  x[i] = (X)(x[i] + sign * (X)(INT)FLOOR((F) * inverse + d)); } }
+#define BY_WIDTH(MACRO, ...) if (width == 4) MACRO(i32, __VA_ARGS__) else if (width == 2) MACRO(i16, __VA_ARGS__) \
+  else MACRO(i64, __VA_ARGS__)
+static void NAME(kick)(void *n, i64 width, const T *f, const Code *c, T p, T inverse, u32 salt, i64 at, i64 m) {
+  int sign = (int)c->b;
+  if (c->flag) {
+    if (c->squared) { BY_WIDTH(DITHERED, f[i] * f[i] * p) }
+    else if (c->factor) { BY_WIDTH(DITHERED, f[i] * p) }
+    else { BY_WIDTH(DITHERED, f[i]) }
+  } else {
+    if (c->squared) { BY_WIDTH(ADDED, f[i] * f[i] * p, RINT) }
+    else if (c->factor) { BY_WIDTH(ADDED, f[i] * p, RINT) }
+    else { BY_WIDTH(ADDED, f[i], RINT) }
+  }
 }
-#undef KICK
+#undef BY_WIDTH
+#undef DITHERED
+#undef ADDED
 
 /* whether a row of weights is the view of its integers; and writing it */
 static int NAME(as_shown)(const T *v, const void *w, i64 view, i64 at, i64 m) {
@@ -90,7 +116,10 @@ static void NAME(unroom)(const Args *a, const Code *c, i64 r, i64 m, void *n, co
 static int NAME(shear)(const Args *a, const Code *c, i64 r, i64 m, const T *f, Buffer *made, const u8 *planes, int forward) {
   i64 l = c->lattice, width = a->width[l];
   void *n = (char *)a->n[l] + a->starts[r] * width;
-  double most = (double)NAME(largest)(f, m);
+  T largest = NAME(largest)(f, m), factor = c->factor ? (T)a->P[c->factor - 1] : (T)1;
+  if (c->squared) largest = largest * largest;
+  if (c->factor) largest = largest * (factor < 0 ? -factor : factor);  /* rounding is monotonous */
+  double most = (double)largest;
   if (!(most < INFINITY)) return NOT_FINITE;
   i16 *count = a->counts + c->halving * a->rows + r;
   if (forward) {
@@ -113,8 +142,7 @@ static int NAME(shear)(const Args *a, const Code *c, i64 r, i64 m, const T *f, B
     *bound += k;
   }
   T inverse = (T)(1.0 / unit_of(a, c->unit, l, r));
-  int sign = (int)c->b;
-  if (most > 0.0 || c->flag) NAME(kick)(n, width, f, inverse, sign, (int)c->flag, (u32)a->salt, a->inside[r], m);
+  if (most > 0.0) NAME(kick)(n, width, f, c, factor, inverse, (u32)a->salt, a->inside[r], m);
   if (!forward) NAME(unroom)(a, c, r, m, n, planes ? planes + a->offsets[c->halving * a->rows + r] : 0);
   return FINE;
 }
@@ -135,8 +163,15 @@ static int NAME(row)(const Args *a, i64 r, T (*R)[ROW], Buffer *made, i64 *reach
         a->width[c->lattice], c->flag, (T)unit_of(a, c->unit, c->lattice, r), m); break;
       case MUL: TWO(*) break; case ADD: TWO(+) break; case SUB: TWO(-) break; case DIV: TWO(/) break;
       case MULP: ONE(*) break; case ADDP: ONE(+) break; case SUBP: ONE(-) break; case DIVP: ONE(/) break;
-      case SQRT: { const T *x = R[c->a]; T *z = R[c->to]; IVDEP ALL z[i] = ROOT(x[i]); break; }
+      case SQRT: { const T *x = R[c->a]; T *z = R[c->to]; IVDEP ALL z[i] = SQUARE_ROOT(x[i]); break; }
       case MAX0: { const T *x = R[c->a]; T *z = R[c->to]; IVDEP ALL z[i] = x[i] < 0 ? (T)0 : x[i]; break; }
+      case ROOT: case QUOTIENT: {
+        const void *n = (char *)a->n[c->lattice] + a->starts[r] * a->width[c->lattice];
+        T u = (T)unit_of(a, c->unit, c->lattice, r);
+        if (c->op == ROOT) NAME(root)(R[c->to], n, a->width[c->lattice], c->flag, u, (T)a->P[c->a], (T)a->P[c->b], m);
+        else NAME(quotient)(R[c->to], n, a->width[c->lattice], c->flag, u, R[c->b], m);
+        break;
+      }
       case SHEAR: wrong = NAME(shear)(a, c, r, m, R[c->a], made, a->planes_in, forward); break;
       case SUM: {
         double s[ROW]; const T *x = R[c->a];

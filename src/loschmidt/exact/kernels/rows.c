@@ -21,13 +21,14 @@ typedef uint32_t u32; typedef uint64_t u64;
 #define IVDEP _Pragma("GCC ivdep")
 #endif
 
-enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM };
+enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM, ROOT, QUOTIENT };
 enum { FINE, EDITED, NOT_FINITE, TOO_LARGE, LEFT_THE_LATTICE, NO_MEMORY };
 
-typedef struct { i64 op, to, a, b, lattice, unit, halving, flag; } Code;
+typedef struct { i64 op, to, a, b, lattice, unit, halving, flag, factor, squared; } Code;
 /* to, a, b: registers; b: a number in P where the op ends in P. VALUE: flag is added to n. SHEAR: `a` is added, a
    sign is in b, `halving` numbers those that record counts, flag is 1 where the rounding is dithered. SUM: of `a`, to
-   sums number b. */
+   sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. ROOT, QUOTIENT: see
+   walk.py; a and b of ROOT are numbers in P. */
 
 typedef struct {
   /* how rows lie */
@@ -129,7 +130,7 @@ enum { FLOAT = 4, DOUBLE = 8, BF16 = 2 };  /* views, by their bytes */
 #define INT i32
 #define LARGEST 0x7fffffff
 #define RINT rintf
-#define ROOT sqrtf
+#define SQUARE_ROOT sqrtf
 #define FLOOR floorf
 #define NAME(x) x##_narrow
 #include "row_ops.h"
@@ -137,14 +138,14 @@ enum { FLOAT = 4, DOUBLE = 8, BF16 = 2 };  /* views, by their bytes */
 #undef INT
 #undef LARGEST
 #undef RINT
-#undef ROOT
+#undef SQUARE_ROOT
 #undef FLOOR
 #undef NAME
 #define T double
 #define INT i64
 #define LARGEST 0x7fffffffffffffffLL
 #define RINT rint
-#define ROOT sqrt
+#define SQUARE_ROOT sqrt
 #define FLOOR floor
 #define NAME(x) x##_wide
 #include "row_ops.h"

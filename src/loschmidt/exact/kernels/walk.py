@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,12 @@ from . import eager, native
 from .eager import Failed, Result
 from .trace import Instruction, Trace
 
-_OPS = ("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum")
+_OPS = (
+    *("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum"),
+    *("root", "quotient"),
+)
+_READS = {"gradient": "", "value": "", "root": "", "quotient": "b"} | dict.fromkeys(("mul", "add", "sub", "div"), "ab")
+"""Fields of a code that name registers it reads, where that is not "a" alone."""
 _NUMBER = {name: i for i, name in enumerate(_OPS)}
 _WRONG = ("", "edited", "not finite", "too large", "left the lattice", "no memory")
 MOST, REGISTERS, HALVINGS, CODES = 8, 12, 16, 250
@@ -185,10 +192,7 @@ class Walk:
                     needed.append(j)
                     want.discard(int(c["to"]))
                     op = _OPS[int(c["op"])]
-                    if op not in ("gradient", "value"):
-                        want.add(int(c["a"]))
-                    if op in ("mul", "add", "sub", "div"):
-                        want.add(int(c["b"]))
+                    want |= {int(c[field]) for field in _READS.get(op, "a")}
             out += [code[j].copy() for j in reversed(needed)]
             back = code[i].copy()
             back["b"] = -back["b"]
@@ -248,6 +252,50 @@ def _units(tables: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray,
     return scales, shifts, at, np.array([len(table) > 1 for table in each], np.int64)
 
 
+def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
+    """Instructions by their number, some that follow each other as one, so that rows are gone through less often.
+
+    ("shear", ..., dithered, P | "", squared): of a register, or its square, times P
+    ("root", lattice, unit, plus, P, Q)        sqrt(max(value, 0) P) + Q
+    ("quotient", lattice, unit, plus, %a)      value / %a
+    """
+    uses = Counter(x for i in instructions for x in i if isinstance(x, str) and x.startswith("%"))
+    out = dict(enumerate(instructions))
+
+    def once(name: Any, *kinds: str) -> Instruction | None:
+        """The instruction of a register that nothing else reads, if it is of this kind: operands after its name."""
+        found = out.get(int(name[1:])) if isinstance(name, str) and name.startswith("%") else None
+        return found if found and uses[name] == 1 and found[0] in kinds else None
+
+    def number(i: Instruction | None) -> bool:
+        return i is not None and i[2].startswith("P")
+
+    for k, i in list(out.items()):
+        if i[0] == "add" and i[2].startswith("P"):
+            chain = [once(i[1], "sqrt")]
+            for kind in ("mul", "max0", "value"):
+                chain.append(chain[-1] and once(chain[-1][1], kind))
+            if chain[-1] and number(chain[1]):
+                names = [i[1], chain[0][1], chain[1][1], chain[2][1]]
+                out[k] = ("root", *chain[-1][1:], chain[1][2], i[2])
+                for name in names:
+                    del out[int(name[1:])]
+        elif i[0] == "div" and i[2].startswith("%") and (value := once(i[1], "value")):
+            del out[int(i[1][1:])]
+            out[k] = ("quotient", *value[1:], i[2])
+        elif i[0] == "shear":
+            register, factor, squared = i[3], "", False
+            if number(one := once(register, "mul")):
+                del out[int(register[1:])]
+                register, factor = one[1], one[2]
+                two = once(register, "mul")
+                if two and two[1] == two[2]:
+                    del out[int(register[1:])]
+                    register, squared = two[1], True
+            out[k] = (*i[:3], register, *i[4:], factor, squared)
+    return out
+
+
 @functools.lru_cache(256)
 def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...]) -> tuple[np.ndarray, int]:
     """Instructions as `rows.c` reads them, with registers; and how many shears there are.
@@ -256,42 +304,41 @@ def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...]) -> tupl
         instructions: see `trace`.
         names: of the lattices, in the order of `Args.n`.
     """
-    fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag")
+    fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag", "factor", "squared")
+    fused = _fused(instructions)
     registers: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for i, (_, *a) in enumerate(instructions):
-        for x in a:
-            if isinstance(x, str) and x.startswith("%"):
-                last[x] = i
-    free, out, shears, sums = list(range(REGISTERS))[::-1], [], [], 0
-    for i, (op, *a) in enumerate(instructions):
+    last = {x: k for k, i in fused.items() for x in i if isinstance(x, str) and x.startswith("%")}
+    free, out, shears, sums = list(range(REGISTERS))[::-1], [], 0, 0
+    for k, (op, *a) in fused.items():
         c = dict.fromkeys(fields, 0)
-        used = [x for x in a if isinstance(x, str) and x.startswith("%")]
-        if op == "value":
-            c |= {"lattice": names.index(a[0]), "unit": a[1], "flag": a[2]}
+        used = dict.fromkeys(x for x in a if isinstance(x, str) and x.startswith("%"))
+        if op in ("value", "root", "quotient", "shear"):
+            c |= {"lattice": names.index(a[0]), "unit": a[1]}
+        if op in ("value", "root", "quotient"):
+            c["flag"] = a[2]
+        if op == "root":
+            c |= {"a": int(a[3][1:]), "b": int(a[4][1:])}
+        elif op == "quotient":
+            c["b"] = registers[a[3]]
         elif op == "shear":
-            c |= {"lattice": names.index(a[0]), "unit": a[1], "a": registers[a[2]], "b": a[3]}
-            c |= {"flag": int(a[4]), "halving": len(shears)}
-            shears.append(i)
+            c |= {"a": registers[a[2]], "b": a[3], "flag": int(a[4]), "halving": shears, "squared": int(a[6])}
+            c["factor"] = int(a[5][1:]) + 1 if a[5] else 0
+            shears += 1
         elif op == "sum":
             c |= {"a": registers[a[0]], "b": sums}
             sums += 1
-        elif op != "gradient":
+        elif op not in ("gradient", "value"):
             c["a"] = registers[a[0]]
             if len(a) > 1:
-                number = a[1].startswith("P")
-                op, c["b"] = (op + "P", int(a[1][1:])) if number else (op, registers[a[1]])
+                op, c["b"] = (op + "P", int(a[1][1:])) if a[1].startswith("P") else (op, registers[a[1]])
         c["op"] = _NUMBER[op]
-        for x in dict.fromkeys(used):
-            if last[x] == i:
-                free.append(registers[x])
+        free += [registers[x] for x in used if last[x] == k]
         if op not in ("shear", "sum"):
-            name = f"%{i}"
-            c["to"] = registers[name] = free.pop()
-            if name not in last:
+            c["to"] = registers[f"%{k}"] = free.pop()
+            if f"%{k}" not in last:
                 free.append(c["to"])
-        out.append(tuple(c[k] for k in fields))
-    return np.array(out, [(k, np.int64) for k in fields]), len(shears)
+        out.append(tuple(c[name] for name in fields))
+    return np.array(out, [(name, np.int64) for name in fields]), shears
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

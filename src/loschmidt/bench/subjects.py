@@ -148,7 +148,7 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
     Scratch memory that belongs to no optimizer (of kernels) can't be seen from here.
 
     Returns:
-        Of ours: `lattices`, `gradient`, `shown`, `heads`, `other`, and their sum `resident`; `tape` beside.
+        Of ours: `lattices`, `rows` (units and bounds), `other`, and their sum `resident`; `tape` beside.
         Of torch's: `other`, `resident`, `tape` (0).
     """
     seen: set[Any] = set()
@@ -157,16 +157,12 @@ def held(optimizer: torch.optim.Optimizer) -> dict[str, int]:
             seen.add(_memory(p))
             if p.grad is not None:
                 seen.add(_memory(p.grad))
-    found = dict.fromkeys(("lattices", "gradient", "shown", "heads"), 0)
+    found = dict.fromkeys(("lattices", "rows"), 0)
     for block in {id(s.block): s.block for s in getattr(optimizer, "_slots", ())}.values():
         for lattice in block.lattices.values():
             found["lattices"] += _count(lattice.n, seen)
-        found["gradient"] += _count(getattr(block, "_gradient", None), seen)
-        found["shown"] += _count(getattr(block, "shown", None), seen)
-        found["heads"] += sum(_count(lanes.heads, seen) for lanes in block.tapes)
-    tape = _reachable(
-        [getattr(lanes, "stack", None) for lanes in getattr(getattr(optimizer, "tape", None), "lanes", ())], seen
-    )
+            found["rows"] += _count(lattice.e, seen) + _count(lattice.bound, seen)
+    tape = _reachable([getattr(getattr(optimizer, "tape", None), "stacks", [])], seen)
     found["other"] = _reachable([vars(optimizer)], seen)
     if not hasattr(optimizer, "tape"):
         found = {"other": found["other"]}

@@ -96,7 +96,7 @@ def gauge_norms(it: Lab, count: int, seed: int) -> list[float]:
         for key, along in direction.items():
             name, _, lattice = key.partition("/")
             slot = weights[name]
-            value = slot.block.lattices[lattice or "q"].value(slot.start, slot.stop).view(along.shape)
+            value = slot.block.lattices[lattice or "q"].value(*slot.rows_at).view(along.shape)
             square += float(value[along.abs().sum(1) > 0].square().sum())
         norms.append(square**0.5)
     return norms

@@ -100,6 +100,6 @@ def _momenta(optimizer: ReversibleOptimizer) -> dict[int, torch.Tensor]:
         )
     out = {}
     for s in optimizer._slots:
-        value = s.block.lattices["p"].value(s.start, s.stop)
+        value = s.block.lattices["p"].value(*s.rows_at)
         out[id(s.parameter)] = value.view(s.parameter.shape)
     return out

@@ -34,7 +34,7 @@ class _FloatPart:
     def size(self) -> int:
         return self.gradient.numel()
 
-    def value(self, name: str) -> torch.Tensor:
+    def value(self, name: str, plus: int = 0) -> torch.Tensor:
         return self.values[name]
 
     @property
@@ -58,7 +58,7 @@ class _FloatWorld:
     scalars: dict[str, float] = field(default_factory=dict)
     carried: dict[str, float] = field(default_factory=dict)
     seed: int = 0
-    deep: tuple[()] = ()
+    blocks: tuple[()] = ()
 
     @property
     def mean_loss(self) -> float:
@@ -73,6 +73,9 @@ class _FloatWorld:
 
     def square(self, name: str) -> float:
         return self.total([p.square(name) for p in self.parts])
+
+    def sum_of(self, formula: Callable[[_FloatPart], torch.Tensor]) -> float:
+        return self.total([p.sum_of(formula) for p in self.parts])
 
 
 class NaiveRun:

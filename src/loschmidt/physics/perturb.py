@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from ..data import Schedule
@@ -75,7 +76,9 @@ class Unit(Perturbation):
             raise InvalidSetting(f"{name} has no element {self.element}.", f"give 0 to {stop - start - 1}.")
         block = next(b for b in reversed(layout.blocks) if layout.offsets[id(b)] <= start)
         change = torch.zeros(layout.shape, dtype=torch.float64, device=layout.device)
-        change[row, start + self.element] = self.units * 2.0 ** -block.lattices[self.lattice].exponent
+        place = start + self.element - layout.offsets[id(block)]
+        which = int(np.searchsorted(block.rows.starts, place, "right")) - 1
+        change[row, start + self.element] = self.units * float(block.lattices[self.lattice].units(which, which + 1)[0])
         layout.move(traj.optimizer, change)
 
 

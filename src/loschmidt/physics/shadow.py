@@ -4,16 +4,14 @@ The run itself is not touched: it may do several ops in one walk over memory, an
 order. The floats end where the integers do, up to a few lattice units.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of_squares
-from ..exact.fractions import bits, factors, product
+from ..exact import Contract, Op, Part, Rescale, Rotate, Shear, World, sum_of, sum_of_squares
 from ..optim import ReversibleOptimizer, flat
 from ..optim.flat import Slot
 
@@ -28,39 +26,57 @@ class ShadowPart(Part):
         values: by lattice, float64, shape (size,). Replaced, never changed in place.
         grad: gradient, float64, shape (size,).
         memo: what a law computed from the momenta, until they change.
+        squares: sums of squares, until values change.
     """
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
     grad: torch.Tensor | None = None
     memo: dict[str, Any] = field(default_factory=dict)
+    squares: dict[str, float] = field(default_factory=dict)
 
     @property
     def gradient(self) -> torch.Tensor:
         """Gradient of the loss."""
         return self.grad
 
-    def value(self, name: str) -> torch.Tensor:
-        """The values of a lattice."""
+    def value(self, name: str, plus: int = 0) -> torch.Tensor:
+        """The values of a lattice. `plus` is for lattices' units, which these have none of."""
         return self.values[name]
 
-    def square(self, name: str) -> torch.Tensor:
+    def square(self, name: str) -> float:
         """Sum of squares."""
-        key = f"|{name}|^2"
-        if key not in self._cache:
-            self._cache[key] = sum_of_squares(self.values[name])
-        return self._cache[key]
+        if name not in self.squares:
+            self.squares[name] = float(sum_of_squares(self.values[name]))
+        return self.squares[name]
+
+    def sum_of(self, formula: Callable[[Part], torch.Tensor]) -> float:
+        """Sum of a formula over the elements."""
+        return float(sum_of(formula(self)))
 
     def put(self, name: str, values: torch.Tensor) -> None:
         """Other values."""
         self.values = self.values | {name: values}
-        self._cache.pop(f"|{name}|^2", None)
+        self.squares.pop(name, None)
         if name != "q":
             self.memo.clear()
 
+    @property
+    def tensors(self) -> list[Part]:
+        """A part for each parameter."""
+        first, ends = self.tensors_at[0], self.block.rows.tensors
+        out = []
+        for i in range(*self.tensors_at):
+            part = ShadowPart(self.block, (i, i + 1), self.settings, self.count, self.world, self.name_of)
+            own = slice(int(ends[i] - ends[first]), int(ends[i + 1] - ends[first]))
+            part.values = {k: v[own] for k, v in self.values.items()}
+            part.grad = None if self.grad is None else self.grad[own]
+            out.append(part)
+        return out
+
     def twin(self, world: World, settings: dict[str, Any], count: int) -> "ShadowPart":
         """The same values under other settings."""
-        part = ShadowPart(self.block, self.start, self.stop, settings, count, world, self.name_of)
-        part.values, part.grad, part._cache = self.values, self.grad, self._cache
+        part = ShadowPart(self.block, self.tensors_at, settings, count, world, self.name_of)
+        part.values, part.grad, part.squares = self.values, self.grad, self.squares
         return part
 
 
@@ -88,14 +104,13 @@ def world_of(
     world = World([], loss, step, opt.seed, dict(scalars or {}), carried=opt.carried)
     parts = []
     for part in flat.world_of(slots, settings, world, counting).parts:
-        mine = ShadowPart(part.block, part.start, part.stop, part.settings, part.count, world, part.name_of)
-        mine.cuts = part.cuts
+        mine = ShadowPart(part.block, part.tensors_at, part.settings, part.count, world, part.name_of)
         mine.values = {k: v[part.start : part.stop] for k, v in values[id(part.block)].items()}
         if gradients:
             grads = [s.parameter.grad.detach().reshape(-1) for s in slots_of(part, slots)]
             mine.grad = torch.cat(grads).to(torch.float64)
         parts.append(mine)
-    world.parts = world.singly = parts
+    world.parts = parts
     return world
 
 
@@ -120,10 +135,10 @@ def apply(op: Op, world: World) -> tuple[bool, float]:
     if isinstance(op, Contract):
         cost, did = 0.0, False
         for part in parts:
-            pairs = op.pairs(part)
-            if pairs:
-                part.put(op.target, part.value(op.target) * float(product(pairs)))
-                cost, did = cost + bits(pairs) * part.size, True
+            c = op.factor(part)
+            if c != 1.0:
+                part.put(op.target, part.value(op.target) * c)
+                cost, did = cost - math.log2(abs(c)) * part.size, True
         return did, cost
     if isinstance(op, Rescale):
         return _rescale(op, world)
@@ -145,16 +160,12 @@ def _rescale(op: Rescale, world: World) -> tuple[bool, float]:
     each = f"{op.name} 0" in world.scalars
     parts: list[ShadowPart] = world.parts
     for part in parts:
-        ends = [part.start, *part.cuts, part.stop] if each else [part.start, part.stop]
         pieces = []
-        for first, last in itertools.pairwise(ends):
+        for piece in part.tensors if each else [part]:
             c = world.scalars.get(f"{op.name} {number}" if each else op.name, 1.0)
             number += 1
-            pairs = factors(abs(c), op.tolerance)
-            pieces.append(part.value(op.target)[first - part.start : last - part.start] * math.copysign(1.0, c))
-            if pairs:
-                pieces[-1] = pieces[-1] * float(product(pairs))
-                cost += bits(pairs) * (last - first)
+            pieces.append(piece.value(op.target) * c)
+            cost -= math.log2(abs(c)) * piece.size
             did |= c != 1.0
         part.put(op.target, torch.cat(pieces))
     return did, cost

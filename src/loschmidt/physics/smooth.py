@@ -291,7 +291,7 @@ class _World:
         self.scalars, self.carried, self.before = self.leg.scalars, self.leg.carried, self.leg.before
         self.parts = [_Part(part, self) for part in self.leg.parts]
 
-    deep = ()
+    blocks = ()
 
     @property
     def mean_loss(self) -> Scalar | None:
@@ -386,7 +386,7 @@ class _Part:
             raise NotSmooth("a drift reads the gradient.", "drifts may not read it.")
         return self.world.gradient[self.first : self.last]
 
-    def value(self, name: str) -> torch.Tensor:
+    def value(self, name: str, plus: int = 0) -> torch.Tensor:
         return self.world.values[name][self.first : self.last]
 
     def square(self, name: str) -> torch.Tensor:

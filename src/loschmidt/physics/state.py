@@ -10,7 +10,7 @@ import torch
 
 from ..errors import InvalidSetting, LatticeOverflow
 from ..exact import random
-from ..exact.lattice import rounded
+from ..exact.lattice import peak
 from ..optim import ReversibleOptimizer, flat
 
 Direction = torch.Tensor | Mapping[str, Any]
@@ -63,14 +63,15 @@ class Layout:
             start = self.offsets[id(block)]
             for row, name in enumerate(self.names):
                 lattice, piece = block.lattices[name], change[row, start : start + block.size].to(block.device)
-                units, peak = rounded(piece, lattice.exponent)
-                if not lattice.has_room(peak):
-                    size = peak * 2.0**-lattice.exponent
+                u = block.rows.spread(lattice.units(), 0, len(block.rows), block.device)
+                k = (piece / u).round_()
+                if k.numel() and float(k.abs().max()) + peak(lattice.n) > lattice.limit:
+                    size = float((k * u).abs().max())
                     raise LatticeOverflow(
                         f"a perturbation by {size:.3g} does not fit lattice {name!r}.", "perturb by less."
                     )
-                todo.append((lattice, units))
-                moved[row, start : start + block.size] = (units * 2.0**-lattice.exponent).to(self.device)
+                todo.append((lattice, k))
+                moved[row, start : start + block.size] = (k * u).to(self.device)
         for lattice, units in todo:
             lattice.n.add_(units.to(lattice.n.dtype))
             lattice.replaced()

@@ -8,6 +8,8 @@
 Each is a bijection of integer tuples, so a program made of them is one too.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -18,6 +20,14 @@ from .tape import JUMP, Stack, plane_bytes
 SLACK = 1.0 + 2.0**-20
 """An update in units, found in float64, times this and plus 2, bounds what is added: it is rounded in float32, too."""
 _FLOOR = 32  # how far above its floor the unit of a row of zeros is raised
+
+
+Extra = Callable[[int], torch.Tensor | None]
+"""Row of a part -> bits that are added before halving, or None."""
+
+
+def no_extra(row: int) -> None:
+    """Nothing is added."""
 
 
 class TooLarge(LatticeOverflow):
@@ -32,21 +42,30 @@ class TooLarge(LatticeOverflow):
         self.row = row
 
 
-def halve(n: torch.Tensor) -> np.ndarray:
-    """n >> 1 in place; the low bits, packed into bytes, the first lowest. `n`: a row."""
+def halve(n: torch.Tensor, extra: torch.Tensor | None = None) -> np.ndarray:
+    """n >> 1 in place; the low bits, packed into bytes, the first lowest.
+
+    Args:
+        n: a row.
+        extra: bits that are added before, so that the mean is kept; in the type of n.
+    """
+    if extra is not None:
+        n.add_(extra)
     plane = np.packbits((n & 1).to(torch.uint8).cpu().numpy(), bitorder="little")
     n.bitwise_right_shift_(1)
     return plane
 
 
-def redouble(n: torch.Tensor, plane: np.ndarray) -> None:
-    """2 n + bit in place: the inverse of `halve`."""
+def redouble(n: torch.Tensor, plane: np.ndarray, extra: torch.Tensor | None = None) -> None:
+    """2 n + bit in place: the inverse of `halve` with the same `extra`."""
     bits = torch.from_numpy(np.unpackbits(plane, count=n.numel(), bitorder="little")).to(n.device, n.dtype)
     n.mul_(2).add_(bits)
+    if extra is not None:
+        n.sub_(extra)
 
 
 def room(
-    lattice: Lattice, rows: tuple[int, int], most: np.ndarray, work: torch.dtype, only: np.ndarray | None = None
+    lattice: Lattice, rows: tuple[int, int], most: np.ndarray, work: torch.dtype, extra: Extra = no_extra
 ) -> tuple[np.ndarray, np.ndarray]:
     """Halve rows until an update fits: the unit is never too fine for it, nor for the arithmetic.
 
@@ -58,7 +77,7 @@ def room(
         rows: [first, last).
         most: the largest magnitude of each row's update, in real units.
         work: the type of the arithmetic.
-        only: the rows to look at, if not all.
+        extra: of each row, see `halve`.
 
     Returns:
         Counts (see `tape`), int16, shape (rows,); and the planes of all rows, one after the other.
@@ -70,7 +89,7 @@ def room(
     starts, limit, spare = lattice.rows.starts, float(lattice.limit), 2.0**lattice.spare
     counts, planes = np.zeros(last - first, np.int16), [[] for _ in range(last - first)]
     n = [lattice.n[starts[r] : starts[r + 1]] for r in range(first, last)]
-    waiting = np.arange(last - first) if only is None else np.flatnonzero(only)
+    waiting = np.arange(last - first)
     known: set[int] = set()
     while len(waiting):
         units = lattice.units(first, last)
@@ -95,7 +114,7 @@ def room(
             if exponents[i] + by < low:
                 by = int((low + _FLOOR if zero else low) - exponents[i])
             if exponents[i] + by > high:
-                unroom(lattice, rows, counts, [b"".join(p) for p in planes])
+                unroom(lattice, rows, counts, [b"".join(p) for p in planes], extra)
                 raise TooLarge(i)
             if not by:
                 continue
@@ -103,7 +122,7 @@ def room(
                 counts[i] = max(counts[i], JUMP) + by
             else:
                 by = min(by, 64)
-                planes[i] += [halve(n[i]).tobytes() for _ in range(by)]
+                planes[i] += [halve(n[i], extra(i)).tobytes() for _ in range(by)]
                 counts[i] += by
                 lattice.bound[first + i] = float(peaks(n[i], np.array([0, n[i].numel()]))[0])
             lattice.e[first + i] += by
@@ -113,7 +132,13 @@ def room(
     return counts, np.frombuffer(b"".join(b for p in planes for b in p), np.uint8)
 
 
-def unroom(lattice: Lattice, rows: tuple[int, int], counts: np.ndarray, planes: list[bytes | np.ndarray]) -> None:
+def unroom(
+    lattice: Lattice,
+    rows: tuple[int, int],
+    counts: np.ndarray,
+    planes: list[bytes | np.ndarray],
+    extra: Extra = no_extra,
+) -> None:
     """Undo `room`, given what it returned, planes row by row.
 
     A row that is not on the recorded path may not fit any more. It stays coarse: its value is the same, and its low
@@ -132,7 +157,7 @@ def unroom(lattice: Lattice, rows: tuple[int, int], counts: np.ndarray, planes: 
         size = -(-n.numel() // 8)
         each = np.frombuffer(planes[i], np.uint8) if isinstance(planes[i], bytes) else planes[i]
         for j in reversed(range(count)):
-            redouble(n, each[j * size : (j + 1) * size])
+            redouble(n, each[j * size : (j + 1) * size], extra(i))
         lattice.e[r] -= count
         lattice.bound[r] = np.inf
 

@@ -10,14 +10,14 @@ drifts  q <- (1 - lr weight_decay) q  (AdamW)      log2(1/(1 - lr weight_decay))
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from ..exact import Contract, Op, Part, Shear
 from . import energy
 from .base import ReversibleOptimizer
-from .integers import LatticeTypes
+from .integers import LatticeTypes, integer_types
 from .settings import require, require_number
 from .sgd import decayed_gradient
 
@@ -39,6 +39,8 @@ class Adam(ReversibleOptimizer):
         weight_decay: L2, added to the gradient. Costs no bits.
         amsgrad: refused when true.
         maximize: ascend.
+        moments: "16-bit": m and v in half the memory, with about three digits each; another trajectory than torch's, of
+            the same quality (docs/what-it-costs.md).
         resolution: of the parameters' lattice, a power of two; None: chosen for each 1,024 elements, 2**-27 of their
             largest.
         lattice: torch.int32, or torch.int64; or by name, as {"q": torch.int64}.
@@ -63,12 +65,17 @@ class Adam(ReversibleOptimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        moments: Literal["32-bit", "16-bit"] | None = None,
         resolution: float | None = None,
         lattice: LatticeTypes = torch.int32,
         seed: int = 0,
         **options: Any,
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        require(moments in (None, "32-bit", "16-bit"), "moments", moments, "unknown", 'use "32-bit" or "16-bit".')
+        if moments is not None:
+            short = torch.int16 if moments == "16-bit" else torch.int32
+            lattice = integer_types(lattice, ["q", *self.lattices]) | dict.fromkeys(self.lattices, short)
         options["amsgrad"] = amsgrad
         super().__init__(params, defaults, resolution=resolution, lattice=lattice, seed=seed, options=options)
 
@@ -106,6 +113,8 @@ class AdamW(Adam):
         weight_decay: decoupled; lr * weight_decay must be below 1.
         amsgrad: refused when true.
         maximize: ascend.
+        moments: "16-bit": m and v in half the memory, with about three digits each; another trajectory than torch's, of
+            the same quality (docs/what-it-costs.md).
         resolution: of the parameters' lattice, a power of two; None: chosen for each 1,024 elements, 2**-27 of their
             largest.
         lattice: torch.int32, or torch.int64; or by name, as {"q": torch.int64}.
@@ -129,6 +138,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        moments: Literal["32-bit", "16-bit"] | None = None,
         resolution: float | None = None,
         lattice: LatticeTypes = torch.int32,
         seed: int = 0,
@@ -142,6 +152,7 @@ class AdamW(Adam):
             weight_decay,
             amsgrad,
             maximize=maximize,
+            moments=moments,
             resolution=resolution,
             lattice=lattice,
             seed=seed,

@@ -1,6 +1,5 @@
 """`ReversibleOptimizer`: torch.optim's surface, with `step` and `unstep` derived from a program of ops."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -317,6 +316,20 @@ class ReversibleOptimizer(torch.optim.Optimizer):
         """Short digests of each parameter's integers, by "name/lattice"."""
         named = ((s, k) for s in self._slots for k in s.block.lattices if s.stop > s.start)
         return {f"{s.name}/{k}": digest([s.integers(k)], 6) for s, k in named}
+
+    @property
+    def lattice_state(self) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """Integers and units of each parameter, by its name and the lattice's: the state itself, as others may read it.
+
+        Integers are views, shaped like the parameter; units are copies, float64, shape (rows,): row i holds elements
+        1024 i to 1024 (i + 1) of the parameter. A value is an integer times its row's unit.
+        """
+        out: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
+        for s in self._slots:
+            each = out.setdefault(s.name, {})
+            for name, lattice in s.block.lattices.items():
+                each[name] = s.integers(name), torch.from_numpy(lattice.units(*s.rows_at))
+        return out
 
     def check_shown(self) -> None:
         """Raise Inconsistent if a parameter is not, bit for bit, the view of its integers. For right after a step.

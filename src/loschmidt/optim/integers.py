@@ -16,8 +16,8 @@ def integer_types(lattice: Any, names: Sequence[str]) -> dict[str, torch.dtype]:
     given = lattice if isinstance(lattice, Mapping) else dict.fromkeys(names, lattice)
     known = ", ".join(map(repr, names))
     require(given.keys() <= set(names), "lattice", lattice, f"the lattices are {known}", "name no others.")
-    for dtype in given.values():
-        whole = dtype in (torch.int64, torch.int32)
+    for name, dtype in given.items():
+        whole = dtype in (torch.int64, torch.int32) or (dtype is torch.int16 and name != "q")
         require(whole, "lattice", lattice, "not a supported type of integer", "use torch.int64 or torch.int32.")
     return {name: given.get(name, torch.int32) for name in names}
 
@@ -37,5 +37,5 @@ def as_argument(lattice: str | dict[str, str]) -> str:
 
 def from_description(lattice: str | dict[str, str]) -> torch.dtype | dict[str, torch.dtype]:
     """What to construct an optimizer with, to have these."""
-    known = {"int64": torch.int64, "int32": torch.int32}
+    known = {"int64": torch.int64, "int32": torch.int32, "int16": torch.int16}
     return known[lattice] if isinstance(lattice, str) else {k: known[name] for k, name in lattice.items()}

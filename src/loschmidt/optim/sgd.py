@@ -43,8 +43,8 @@ class SGD(ReversibleOptimizer):
         weight_decay: L2, added to the gradient. Costs no bits.
         nesterov: refused when true.
         maximize: ascend.
-        resolution: distance of neighbouring lattice points, a power of two; None: chosen for each 1,024 elements, 2**-27
-            of their largest.
+        resolution: distance of neighbouring lattice points, a power of two; None: chosen for each 1,024 elements, as
+            2**-27 of their largest.
         lattice: torch.int32, or torch.int64 (then pass a resolution like 2**-40); or by name, as {"p": torch.int64}.
         seed: key of random draws and of the tape's reserve.
 

@@ -205,9 +205,7 @@ def _retold(world: World, settings: Sequence[dict[str, Any]], slots: Sequence[Sl
     """The same state under the settings and counts of the step before."""
     before = World([], world.loss, world.step, world.seed, world.scalars, carried=world.carried)
     group = {id(s.block): s.group for s in slots}
-    before.parts = [
-        part.twin(before, settings[group[id(part.block)]], part.count - 1) for part in world.parts
-    ]
+    before.parts = [part.twin(before, settings[group[id(part.block)]], part.count - 1) for part in world.parts]
     return before
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from ..lattice import peaks
-from ..ops import TooLarge, room, unroom
+from ..ops import Extra, TooLarge, no_extra, room, unroom
 from ..rounding import by_rows, root
 from ..tape import offsets, plane_bytes
 from ..units import split
+from ..world import Part
 from .trace import Trace
 
 _MIX = ((16, 0x7FEB352D), (15, 0x846CA68B))
@@ -52,14 +53,28 @@ def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
     return np.ldexp(scales[owner], part.block.lattices[lattice].e[first:last] + shifts[owner])
 
 
-def dither(part_sizes: np.ndarray, salt: int, device: torch.device, work: torch.dtype) -> torch.Tensor:
-    """In [0, 1), for each element of tensors of these sizes, from its place in its tensor and the salt."""
-    x = torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in part_sizes.tolist()])
+def mixed(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
+    """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int64, flat."""
+    x = torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in sizes.tolist()])
     x = (x * 2654435769 + salt) & _32
     for shift, factor in _MIX:
         x = ((x ^ (x >> shift)) * factor) & _32
-    x = x ^ (x >> 16)
-    return (x >> 8).to(work) * 2.0**-24
+    return x ^ (x >> 16)
+
+
+def extra_of(trace: Trace, name: str, salt: int) -> Extra:
+    """What is added to a row before halving: to lattices of 16 bits, so that no bias adds up."""
+    part = trace.part
+    if part.block.lattices[name].n.dtype is not torch.int16:
+        return no_extra
+    starts = np.concatenate([[0], np.cumsum(part.lengths)])
+    bits = (mixed(_sizes(part), salt, part.block.device) & 1).to(torch.int16)
+    return lambda row: bits[int(starts[row]) : int(starts[row + 1])]
+
+
+def _sizes(part: Part) -> np.ndarray:
+    first, last = part.tensors_at
+    return np.diff(part.block.rows.tensors[first : last + 1])
 
 
 def run(trace: Trace, forward: bool, salt: int, counts: list[np.ndarray], planes: np.ndarray) -> Result:
@@ -128,8 +143,7 @@ def _kick(trace: Trace, a: list, x: torch.Tensor, salt: int, sign: int) -> None:
     inverse = block.rows.spread(1.0 / units_of(trace, name, table), *part.rows_at, block.device).to(work)
     k = x * inverse
     if dithered:
-        first, last = part.tensors_at
-        k = k.add_(dither(np.diff(block.rows.tensors[first : last + 1]), salt, block.device, work)).floor_()
+        k = k.add_((mixed(_sizes(part), salt, block.device) >> 8).to(work) * 2.0**-24).floor_()
     else:
         k = k.round_()
     n = part.integers(name)
@@ -149,7 +163,7 @@ def _shear(trace, a, x, starts, forward, salt, out, k, given, at, planes) -> Non
         lattice.logs[t0:t1] = trace.tables[table]
         if forward:
             try:
-                counts, made = room(lattice, rows, most, work)
+                counts, made = room(lattice, rows, most, work, extra_of(trace, name, salt))
             except TooLarge as error:
                 raise Failed("too large", error.row) from None
             out.counts.append(counts)
@@ -162,7 +176,9 @@ def _shear(trace, a, x, starts, forward, salt, out, k, given, at, planes) -> Non
         _kick(trace, a, x, salt, 1)
         if not forward:
             lattice.bound[rows[0] : rows[1]] += kick
-            unroom(lattice, rows, given[k], _by_rows(given[k], part.lengths, at[k], planes))
+            unroom(
+                lattice, rows, given[k], _by_rows(given[k], part.lengths, at[k], planes), extra_of(trace, name, salt)
+            )
             out.counts.append(given[k])
     finally:
         lattice.logs[t0:t1] = before
@@ -178,9 +194,10 @@ def _take_back(trace, a, x, forward, salt, out, k, given, at, planes) -> None:
     if forward:
         _kick(trace, a, x, salt, -1)
         own = offsets([out.counts[k]], part.lengths)[0]
-        unroom(lattice, part.rows_at, out.counts[k], _by_rows(out.counts[k], part.lengths, own, out.planes[k]))
+        each = _by_rows(out.counts[k], part.lengths, own, out.planes[k])
+        unroom(lattice, part.rows_at, out.counts[k], each, extra_of(trace, name, salt))
     else:
-        room(lattice, part.rows_at, peaks(x, starts), part.block.work)
+        room(lattice, part.rows_at, peaks(x, starts), part.block.work, extra_of(trace, name, salt))
         _kick(trace, a, x, salt, -1)
     lattice.logs[t0:t1] = before
 

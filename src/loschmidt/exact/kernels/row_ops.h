@@ -94,7 +94,7 @@ static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, doubl
     i64 bytes = (m + 7) / 8;
     if (by > 64) by = 64;
     if (!reserve(planes, by * bytes)) return NO_MEMORY;
-    for (i64 j = 0; j < by; j++) { halve(n, width, m, planes->data + planes->size); planes->size += bytes; }
+    for (i64 j = 0; j < by; j++) { halve(n, width, m, planes->data + planes->size, a->inside[r], (u32)a->salt); planes->size += bytes; }
     a->e[l][r] += (i32)by; *count = (i16)(*count + by); *bound = peak(n, width, m);
   }
   *bound += most / unit_of(a, c->unit, l, r) * (1.0 + 0x1p-20) + 2.0;
@@ -108,7 +108,7 @@ static void NAME(unroom)(const Args *a, const Code *c, i64 r, i64 m, void *n, co
   double most = peak(n, width, m);
   if (count >= JUMP) { if (most == 0.0) a->e[l][r] -= (i32)(count - JUMP); return; }
   if (ldexp(most, (int)count) > LIMITS[width]) return;
-  for (i64 j = count; j-- > 0;) redouble(n, width, m, planes + j * bytes);
+  for (i64 j = count; j-- > 0;) redouble(n, width, m, planes + j * bytes, a->inside[r], (u32)a->salt);
   a->e[l][r] -= (i32)count;
   a->bound[l][r] = INFINITY;
 }

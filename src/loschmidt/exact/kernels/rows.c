@@ -91,11 +91,18 @@ INTEGERS(i16) INTEGERS(i32) INTEGERS(i64)
 static double peak(const void *n, i64 width, i64 m) {
   return width == 2 ? peak_i16(n, m) : width == 4 ? peak_i32(n, m) : peak_i64(n, m);
 }
-static void halve(void *n, i64 width, i64 m, u8 *plane) {
+static inline u32 mixed(u32 x);
+/* 16 bits are few: there n + b is halved, b a bit that only place and step decide, so that no bias adds up */
+static void dither(i16 *n, i64 m, i64 at, u32 salt, int sign) {
+  IVDEP
+  for (i64 i = 0; i < m; i++) n[i] = (i16)(n[i] + sign * (i32)(mixed((u32)(at + i) * 2654435769u + salt) & 1));
+}
+static void halve(void *n, i64 width, i64 m, u8 *plane, i64 at, u32 salt) {
+  if (width == 2) dither(n, m, at, salt, 1);
   if (width == 2) halve_i16(n, m, plane); else if (width == 4) halve_i32(n, m, plane); else halve_i64(n, m, plane);
 }
-static void redouble(void *n, i64 width, i64 m, const u8 *plane) {
-  if (width == 2) double_i16(n, m, plane); else if (width == 4) double_i32(n, m, plane); else double_i64(n, m, plane);
+static void redouble(void *n, i64 width, i64 m, const u8 *plane, i64 at, u32 salt) {
+  if (width == 2) { double_i16(n, m, plane); dither(n, m, at, salt, -1); } else if (width == 4) double_i32(n, m, plane); else double_i64(n, m, plane);
 }
 
 /* in [0, 1), from an element's place and the step: what dithered rounding adds */

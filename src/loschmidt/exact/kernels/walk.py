@@ -241,6 +241,7 @@ class Walk:
         result.sums, result.checksum = list(sums), int(a.checksum)
         return result, int(failed[0]), int(failed[1]), done
 
+
 @functools.lru_cache(64)
 def _units(tables: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Scales and shifts of the tables' logarithms; where each table begins, and whether it has one for each tensor."""

@@ -64,8 +64,7 @@ class EachStep:
 def record(traj: Any, *, back: bool, loss: Any = None) -> dict[str, Any]:
     """The record of the step that a trajectory has just taken or undone.
 
-    Pure: nothing is evaluated. Reads what is there already, and sums the tape's bits: one pass over its lanes, and
-    on a GPU one wait for it.
+    Pure: nothing is evaluated, and nothing of the size of a parameter is read.
 
     Args:
         traj: a `Trajectory`, after the move.

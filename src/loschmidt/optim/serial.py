@@ -1,8 +1,8 @@
 """State to and from dictionaries and snapshots: integers stay integers, and nothing needs pickle.
 
 `state_dict()["state"][i]` has the step count and the integers of parameter i, by lattice name ("q" the
-parameters, "p" the momentum, "m" and "v" Adam's moments). Everything else that going back needs (exponents,
-tape, journal) stands in the first param group under "loschmidt", where torch.distributed.checkpoint keeps it too.
+parameters, "p" the momentum, "m" and "v" Adam's moments). Everything else that going back needs (units, tape,
+journal) stands in the first param group under "loschmidt", where torch.distributed.checkpoint keeps it too.
 A last param group without parameters says whose state it is: torch's own optimizers, which would go on without a
 momentum or fail at the next step, refuse to load it for the number of its groups.
 """
@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .. import interrupt
 from ..errors import InvalidSetting, LoschmidtError
-from ..exact import Journal, Lanes, exponent_of, to_lattice
+from ..exact import Journal, Lattice, Stack
+from ..exact.lattice import peak
 from . import flat
 from .integers import as_argument, described
 from .settings import Settings, as_tuples, plain, present, put
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
     from .base import ReversibleOptimizer
 
 EXTRA = "loschmidt"
-FORMAT = 1
+FORMAT = 2
+MOST_LOG = 1 << 91
+"""Bound of logarithms of units: exponents of rows, which balance them, have 32 bits."""
+MOST_EXPONENT = 2000
+"""Bound of the exponent of a whole unit: no arithmetic here has larger ones."""
 NOT_TORCHS = "a state of loschmidt's {}: torch.optim cannot go on from it. Load the model's weights, and begin anew."
 
 
@@ -64,17 +70,26 @@ def describe(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
         "active": optimizer._active,
         "element_steps": optimizer.tape.element_steps,
         "counts": [s.count for s in optimizer._slots],
-        "exponents": [{k: lat.exponent for k, lat in b.lattices.items()} for b, _ in flat.by_block(optimizer._slots)],
-        "lanes": [lanes.core()[1] for lanes in optimizer.tape.lanes],
+        "lattices": [
+            {k: {"logs": x.logs, "pushed": x.pushed} for k, x in b.lattices.items()}
+            for b, _ in flat.by_block(optimizer._slots)
+        ],
+        "forgotten": [[x.planes.forgotten, x.records.forgotten] for x in optimizer.tape],
     }
+
+
+def exponents(optimizer: "ReversibleOptimizer") -> dict[str, torch.Tensor]:
+    """Exponents of all rows, by block and lattice; views."""
+    blocks = enumerate(block for block, _ in flat.by_block(optimizer._slots))
+    return {f"e.{i}.{k}": torch.from_numpy(x.e) for i, block in blocks for k, x in block.lattices.items()}
 
 
 def state_dict(optimizer: "ReversibleOptimizer", torchs: dict[str, Any]) -> dict[str, Any]:
     """torch's dictionary with the state copied, and the extras added."""
     refuse_other_state(optimizer)
-    meta, tensors = describe(optimizer), {}
-    for i, lanes in enumerate(optimizer.tape.lanes):
-        tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
+    meta, tensors = describe(optimizer), _copied(exponents(optimizer))
+    for i, stack in enumerate(optimizer.tape):
+        tensors |= {f"tape.{i}.{k}": v for k, v in stack.state()[0].items()}
     tensors |= {f"journal.{k}": v for k, v in optimizer.journal.state().items()}
     state = {i: _copied(values) for i, values in torchs["state"].items()}
     groups = [_copied(group) for group in torchs["param_groups"]]
@@ -99,7 +114,8 @@ class _Parsed:
     meta: dict[str, Any]
     groups: list[dict[str, Any]]
     integers: list[dict[str, torch.Tensor]]  # of each slot
-    lanes: list[Lanes]
+    lattices: list[dict[str, Lattice]]  # of each block: units, without integers
+    stacks: list[Stack]
     journal: Journal
     carried: dict[str, float]
     settings: Settings | None
@@ -125,15 +141,13 @@ def _take_over(optimizer: "ReversibleOptimizer", parsed: _Parsed) -> None:
             s.integers(k).copy_(integers[k])
         s.count = meta["counts"][s.index]
     blocks = [block for block, _ in flat.by_block(optimizer._slots)]
-    lanes = iter(parsed.lanes)
-    for block, exponents in zip(blocks, meta["exponents"], strict=True):
-        for name, e in exponents.items():
-            block.lattices[name].exponent = e
-            block.lattices[name].replaced()
-        block.lanes, block.drift_lanes = next(lanes), block.drift_lanes and next(lanes)
-    optimizer.tape.lanes, optimizer.tape.element_steps = parsed.lanes, meta["element_steps"]
+    for block, lattices, stack in zip(blocks, parsed.lattices, parsed.stacks, strict=True):
+        block.stack = stack
+        for name, units in lattices.items():
+            put_units(block.lattices[name], (units.e, units.logs, units.pushed))
+    optimizer.tape.stacks, optimizer.tape.element_steps = parsed.stacks, meta["element_steps"]
     optimizer.journal, optimizer.carried = parsed.journal, parsed.carried
-    optimizer.resolution, optimizer.seed, optimizer._agreed = meta["resolution"], meta["seed"], False
+    optimizer.seed, optimizer._agreed = meta["seed"], False
     optimizer.accumulates = optimizer.accumulates or meta.get("accumulates") is True
     optimizer._settings, optimizer._active = parsed.settings, meta["active"]
     for group, saved in zip(optimizer.param_groups, parsed.groups, strict=True):
@@ -180,7 +194,11 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
         raise InvalidSetting(
             f"this state_dict is of {theirs}, the optimizer of {ours}.", f"construct it with {theirs}."
         )
-    exponent_of(meta["resolution"])
+    if meta["resolution"] != optimizer.resolution:
+        theirs = f"resolution={meta['resolution']!r}"
+        raise InvalidSetting(
+            f"this state_dict has {theirs}, the optimizer {optimizer.resolution!r}.", f"construct it with {theirs}."
+        )
     sizes = [len(group["params"]) for group in groups]
     if sizes != [len(group["params"]) for group in optimizer.param_groups]:
         raise InvalidSetting(
@@ -188,40 +206,69 @@ def _read(optimizer: "ReversibleOptimizer", given: dict[str, Any], extra: dict[s
             "construct the optimizer with the same parameters and groups.",
         )
     keys = [key for group in groups for key in group["params"]]  # numbers; names in torch.distributed.checkpoint
-    integers = [_integers(s, given["state"].get(key), meta) for s, key in zip(slots, keys, strict=True)]
     blocks = [block for block, _ in flat.by_block(slots)]
-    lanes, owners = [], [block for block in blocks for _ in block.tapes]
-    for i, (block, about) in enumerate(zip(owners, meta["lanes"], strict=True)):
-        lanes.append(Lanes(block.size, device=block.device))
-        lanes[-1].load({k: extra[f"tape.{i}.{k}"] for k in ("heads", "words", "moves", "masks")}, about)
+    lattices = []
+    for i, (block, each) in enumerate(zip(blocks, meta["lattices"], strict=True)):
+        require_same(each.keys() == block.lattices.keys())
+        lattices.append({k: _units(x, extra[f"e.{i}.{k}"], each[k]) for k, x in block.lattices.items()})
+    units = {id(block): each for block, each in zip(blocks, lattices, strict=True)}
+    integers = [
+        _integers(s, given["state"].get(key), units[id(s.block)], meta) for s, key in zip(slots, keys, strict=True)
+    ]
+    stacks = []
+    for i, (_, forgotten) in enumerate(zip(blocks, meta["forgotten"], strict=True)):
+        stacks.append(_stack({k: extra[f"tape.{i}.{k}"] for k in Stack.__slots__}, forgotten))
     journal = Journal.from_state({k.removeprefix("journal."): v for k, v in extra.items() if k.startswith("journal.")})
     settings = meta["settings"] and [as_tuples(s) for s in meta["settings"]]
     carried = {k: float.fromhex(v) for k, v in meta["carried"].items()}
     for s in settings or ():
         optimizer.check_settings(s)
     present(optimizer, groups)
-    consistent = (
+    require_same(
         len(meta["counts"]) == len(slots)
-        and all(isinstance(count, int) and count >= 0 for count in meta["counts"])
-        and [{k: int(e) for k, e in exponents.items()}.keys() for exponents in meta["exponents"]]
-        == [block.lattices.keys() for block in blocks]
+        and all(type(count) is int and count >= 0 for count in meta["counts"])
         and set(meta["active"] or ()) <= set(range(len(slots)))
         and isinstance(meta["element_steps"], int)
         and (settings is not None or not journal.steps)
     )
-    if not consistent:
+    return _Parsed(meta, groups, integers, lattices, stacks, journal, carried, settings)
+
+
+def require_same(fits: bool) -> None:
+    """Raise InvalidSetting unless a state_dict's parts fit together."""
+    if not fits:
         raise InvalidSetting("this state_dict's parts do not fit together.", "use another copy.")
-    return _Parsed(meta, groups, integers, lanes, journal, carried, settings)
 
 
-def _integers(slot: flat.Slot, values: dict[str, Any] | None, meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _units(lattice: Lattice, e: torch.Tensor, about: dict[str, Any]) -> Lattice:
+    """A lattice like this one, with the saved units and without integers."""
+    logs, pushed = about["logs"], about["pushed"]
+    require_same(e.dtype is torch.int32 and tuple(e.shape) == lattice.e.shape and len(logs) == len(lattice.logs))
+    require_same(all(type(x) is int and abs(x) <= MOST_LOG for x in (*logs, pushed)))
+    out = Lattice(lattice.n[:0], e.cpu().numpy().copy(), lattice.rows, lattice.resolution, lattice.spare)
+    out.logs, out.pushed = list(logs), pushed
+    require_same(bool((abs(out.exponents()) <= MOST_EXPONENT).all()))
+    return out
+
+
+def _stack(tensors: dict[str, torch.Tensor], forgotten: list[int]) -> Stack:
+    """A tape, of bytes only."""
+    require_same(all(x.dtype is torch.uint8 and x.dim() == 1 for x in tensors.values()))
+    require_same(len(forgotten) == len(tensors) and all(type(x) is int and x >= 0 for x in forgotten))
+    stack = Stack()
+    stack.load(tensors, {"forgotten": forgotten})
+    return stack
+
+
+def _integers(
+    slot: flat.Slot, values: dict[str, Any] | None, units: dict[str, Lattice], meta: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     """The saved integers of a parameter, by lattice name."""
     p, lattices = slot.parameter, slot.block.lattices
     if values is None and not p.requires_grad and meta["counts"][slot.index] == 0:
         # torch.distributed.checkpoint leaves frozen parameters out: theirs is the value that they have.
-        e = exponent_of(meta["resolution"])
-        q = to_lattice(p, e, lattices["q"].n.dtype, slot.name)
-        return {k: q if k == "q" else torch.zeros_like(q, dtype=lattice.n.dtype) for k, lattice in lattices.items()}
+        zeros = {k: torch.zeros_like(slot.integers(k)) for k in lattices}
+        return zeros | ({"q": flat.rounded_to(slot, units["q"])} if p.numel() else {})
     values = values or {}
     for k, lattice in lattices.items():
         x = values.get(k)
@@ -232,15 +279,30 @@ def _integers(slot: flat.Slot, values: dict[str, Any] | None, meta: dict[str, An
                 f"this state_dict has {seen} as {k!r} of {slot.name}, where the optimizer has {expected}.",
                 "construct the optimizer with the same parameters and groups, and leave the integers as they are.",
             )
+        require_same(peak(x) < 2 * lattice.limit)
     return values
 
 
+Units = tuple[np.ndarray, list[int], int]
+
+
+def units_of(lattice: Lattice) -> Units:
+    """A copy of a lattice's exponents and logarithms, and its count of bits pushed."""
+    return lattice.e.copy(), list(lattice.logs), lattice.pushed
+
+
+def put_units(lattice: Lattice, units: Units) -> None:
+    """Take over what `units_of` gave, after the integers."""
+    lattice.e[:], lattice.logs[:], lattice.pushed = units
+    lattice.replaced()
+
+
 def snapshot(optimizer: "ReversibleOptimizer") -> dict[str, Any]:
-    """A copy of the whole state that `restore` brings back; the tape's words are shared, not copied."""
-    blocks = [{k: (x.n.clone(), x.exponent) for k, x in b.lattices.items()} for b, _ in flat.by_block(optimizer._slots)]
+    """A copy of the whole state that `restore` brings back; the tape's bytes are shared, not copied."""
+    lattices = [(x.n.clone(), units_of(x)) for x in optimizer.tape.lattices]
     return {
-        "blocks": blocks,
-        "lanes": [lanes.snapshot() for lanes in optimizer.tape.lanes],
+        "lattices": lattices,
+        "stacks": [stack.snapshot() for stack in optimizer.tape],
         "journal": optimizer.journal.copy(),
         "counts": [s.count for s in optimizer._slots],
         "carried": dict(optimizer.carried),
@@ -261,17 +323,15 @@ def restore(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
 def _put_back(optimizer: "ReversibleOptimizer", saved: dict[str, Any]) -> None:
     for s in optimizer._slots[len(saved["counts"]) :]:
         optimizer.state.pop(s.parameter, None)
-    lists = {"counts": optimizer._slots, "lanes": optimizer.tape.lanes, "groups": optimizer.param_groups}
-    for key, held in lists.items():
+    tape = optimizer.tape
+    lists = {"counts": optimizer._slots, "groups": optimizer.param_groups}
+    for key, held in (lists | {"stacks": tape.stacks, "lattices": tape.lattices}).items():
         del held[len(saved[key]) :]
-    for (block, _), lattices in zip(flat.by_block(optimizer._slots), saved["blocks"], strict=True):
-        for name, (n, exponent) in lattices.items():
-            lattice = block.lattices[name]
-            lattice.n.copy_(n)
-            lattice.exponent = exponent
-            lattice.replaced()
-    for lanes, held in zip(optimizer.tape.lanes, saved["lanes"], strict=True):
-        lanes.restore(held)
+    for lattice, (n, units) in zip(tape.lattices, saved["lattices"], strict=True):
+        lattice.n.copy_(n)
+        put_units(lattice, units)
+    for stack, held in zip(tape.stacks, saved["stacks"], strict=True):
+        stack.restore(held)
     optimizer.journal, optimizer.carried = saved["journal"].returned(optimizer.journal), dict(saved["carried"])
     for s, count in zip(optimizer._slots, saved["counts"], strict=True):
         s.count = count

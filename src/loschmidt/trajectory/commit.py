@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from safetensors.torch import save as bytes_of_tensors
 
 from .. import files
 from ..errors import DamagedFile
-from ..exact import Journal
-from ..exact.tape import Move, tensors_of_moves
+from ..exact import Tape
+from ..exact.stack import Bytes
 from . import chain, store
 from .environment import package_version
 from .manifest import (
@@ -54,14 +53,10 @@ class Writing:
     def commit(self, traj: "Trajectory") -> tuple[Manifest, bool]:
         """Write the files of a commit of the present state, and describe them; and whether the tape's chain grew."""
         opt, journal, before = traj.optimizer, traj.journal, self.before
-        lanes = opt.tape.lanes
-        words = (tuple(len(x.stack) for x in lanes), tuple(x.stack.floor for x in lanes))
-        records = (
-            (journal.steps, *(len(x.moves) for x in lanes)),
-            (journal.floor, *(x.moves_floor for x in lanes)),
-        )
-        tape, tape_anew = self._grow("tape", traj, *words)
-        kept, journal_anew = self._grow("journal", traj, *records)
+        stacks = stacks_of(traj.tape)
+        heights, floor = tuple(map(len, stacks)), tuple(x.floor for x in stacks)
+        tape, tape_anew = self._grow("tape", traj, heights, floor)
+        kept, journal_anew = self._grow("journal", traj, (journal.steps,), (journal.floor,))
         state = self.write("state", store.core(traj))
         now = Commit(
             number=self.number,
@@ -70,13 +65,13 @@ class Writing:
             verified_from=journal.verified_from,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             state=state,
-            tape=words[0],
-            journal=records[0],
+            tape=heights,
+            journal=(journal.steps,),
             bits=traj.tape.bits,
         )
         older = before.commits[-1:] if before else ()
-        for heights, floor, anew in (("tape", words[1], tape_anew), ("journal", records[1], journal_anew)):
-            older = tuple(c for c in older if not anew or at_most(getattr(c, heights), floor))
+        for kind, below, anew in (("tape", floor, tape_anew), ("journal", (journal.floor,), journal_anew)):
+            older = tuple(c for c in older if not anew or at_most(getattr(c, kind), below))
         commits = (*older, now)
         manifest = Manifest(
             run=before.run if before else uuid.uuid4().hex,
@@ -98,7 +93,7 @@ class Writing:
             return segments, False
         bottom = self._forgotten(traj) if kind == "tape" else (traj.journal.first,)
         kept = chain.kept_below(segments, floor)
-        tensors_from = _words_from if kind == "tape" else _records_from
+        tensors_from = _bytes_from if kind == "tape" else _records_from
         base = chain.base_of(segments, kept, bottom)
         tensors = tensors_from(traj, base)
         fewer = chain.absorbing(segments, kept, sum(x.nbytes for x in tensors.values()))
@@ -114,7 +109,7 @@ class Writing:
         return (*segments[:kept], Segment(**file.model_dump(), start=start, stop=heights, steps=steps)), True
 
     def _forgotten(self, traj: "Trajectory") -> Heights:
-        return self.before.forgotten if self.before else tuple(lanes.stack.forgotten for lanes in traj.tape)
+        return self.before.forgotten if self.before else tuple(x.forgotten for x in stacks_of(traj.tape))
 
     def write(self, kind: str, tensors: dict[str, torch.Tensor]) -> File:
         """Write a file of this commit: kind is "state", "tape" or "journal"."""
@@ -156,19 +151,20 @@ def at(heights: Heights, i: int) -> int:
     return heights[i] if i < len(heights) else 0
 
 
-def _words_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
-    words = {i: x.stack.since(at(base, i)) for i, x in enumerate(traj.tape)}
-    return {f"{i}.words": torch.from_numpy(x.view(np.int16)) for i, x in words.items()}
+def stacks_of(tape: Tape) -> list[Bytes]:
+    """The stacks of a tape, in the order of `Heights`."""
+    return [stack for block in tape for stack in (block.planes, block.records)]
+
+
+def name_of(i: int) -> str:
+    """Name of stack i's bytes in a segment."""
+    return f"{i // 2}.{('planes', 'records')[i % 2]}"
+
+
+def _bytes_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
+    held = enumerate(stacks_of(traj.tape))
+    return {name_of(i): torch.from_numpy(x.since(at(base, i))) for i, x in held}
 
 
 def _records_from(traj: "Trajectory", base: Heights) -> dict[str, torch.Tensor]:
-    moves = {i: lanes.moves[at(base, i + 1) :] for i, lanes in enumerate(traj.tape)}
-    return tensors_of_records(traj.journal, moves, base[0])
-
-
-def tensors_of_records(journal: Journal, moves: Mapping[int, Sequence[Move]], first: int) -> dict[str, torch.Tensor]:
-    """A segment of the journal: its records from step `first` on, and moves, by lane buffer."""
-    tensors = journal.state(max(first, journal.first))
-    for i, held in moves.items():
-        tensors |= {f"{i}.{k}": v for k, v in tensors_of_moves(held).items()}
-    return tensors
+    return traj.journal.state(max(base[0], traj.journal.first))

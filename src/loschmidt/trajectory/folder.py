@@ -15,10 +15,10 @@ from filelock import Timeout
 
 from .. import files, interrupt
 from ..errors import DamagedFile, InUse, InvalidSetting, LoschmidtError, NotWritten, SourceChanged
-from ..exact import Journal, Lanes
-from ..exact.words import Chunk, Forgotten
+from ..exact import Journal, Stack
+from ..exact.stack import Chunk, Forgotten
 from . import contents, record, store
-from .commit import Writing, at, digest_of, encoded, replace_manifest
+from .commit import Writing, at, digest_of, encoded, name_of, replace_manifest, stacks_of
 from .manifest import (
     LOCK,
     TEMPORARY,
@@ -44,20 +44,20 @@ _ELSEWHERE = "call save(path) to keep the run elsewhere."
 
 @dataclass(frozen=True)
 class InSegment:
-    """Words of one lane buffer that lie in a segment."""
+    """Bytes of one stack (its number) that lie in a segment."""
 
     folder: Path
     segment: Segment
-    lane: int
+    stack: int
 
     def __len__(self) -> int:
-        return at(self.segment.stop, self.lane) - at(self.segment.start, self.lane)
+        return at(self.segment.stop, self.stack) - at(self.segment.start, self.stack)
 
     def read(self) -> np.ndarray:
-        """The words, after the whole segment was checked."""
+        """The bytes, after the whole segment was checked."""
         tensors = read_tensors(self.folder, self.segment)
         with contents.checked(self.folder / self.segment.name):
-            return contents.words_in(tensors, f"{self.lane}.words", len(self))
+            return contents.bytes_in(tensors, name_of(self.stack), len(self))
 
 
 class Folder:
@@ -119,8 +119,8 @@ class Folder:
         except OSError as error:
             raise files.not_written(path, error) from error
         folder = cls(path, every, seconds)
-        for lanes in traj.tape:  # nothing is written here yet, whatever another folder has
-            lanes.stack.floor, lanes.moves_floor = lanes.stack.forgotten, 0
+        for stack in stacks_of(traj.tape):  # nothing is written here yet, whatever another folder has
+            stack.floor = stack.forgotten
         traj.journal.floor = traj.journal.first
         try:
             folder.commit(traj)
@@ -170,15 +170,11 @@ class Folder:
         """Take over a run that was rebuilt from what `open` found."""
         self.every, self.seconds = every, seconds
         traj.folder, traj.optimizer.journal = self, found.journal
-        for i, lanes in enumerate(traj.tape):
-            lanes.moves = found.moves.get(i, [])
-            lanes.settle(_up_to(self.chunks(i), at(found.manifest.last.tape, i)))
-            lanes.moves_floor = 0 if found.salvaged else len(lanes.moves)
+        for i, stack in enumerate(stacks_of(traj.tape)):
+            stack.settle(_up_to(self.chunks(i), at(found.manifest.last.tape, i)))
         found.journal.settle()
         with contents.checked(self.path):
-            lanes = traj.optimizer.tape.lanes
-            below = [x.stack.forgotten for x in lanes]
-            contents.check_records(traj.optimizer, found.journal, [len(x.stack) for x in lanes], below)
+            contents.check_records(traj.optimizer, found.journal)
         record.begin(traj)
         if found.salvaged:
             found.journal.floor = found.journal.first
@@ -214,8 +210,8 @@ class Folder:
 
         Settings, groups, flags and a loaded state leave no trace but themselves: so the state is encoded, and compared.
         """
-        opt, journal = traj.optimizer, traj.journal
-        unsettled = journal.floor != journal.steps or any(x.stack.floor != len(x.stack) for x in opt.tape.lanes)
+        journal = traj.journal
+        unsettled = journal.floor != journal.steps or any(x.floor != len(x) for x in stacks_of(traj.tape))
         if self.moved or unsettled or self.manifest.last.step != traj.step:
             return True
         return digest_of(encoded(store.core(traj))) != self.manifest.last.state.digest
@@ -257,8 +253,8 @@ class Folder:
     def _took_over(self, traj: "Trajectory", manifest: Manifest, grown: bool, salvaged: bool) -> None:
         """The manifest counts now: hold what it says."""
         before, self.manifest = self.manifest, manifest
-        for i, lanes in enumerate(traj.tape):
-            lanes.settle(self.chunks(i) if grown else lanes.stack.chunks)
+        for i, stack in enumerate(stacks_of(traj.tape)):
+            stack.settle(self.chunks(i) if grown else stack.chunks)
         traj.journal.settle()
         self.moved = False
         if before is not None and not salvaged:
@@ -269,10 +265,10 @@ class Folder:
         """Remove files that no commit needs."""
         self._remove(list(self._dead))
 
-    def chunks(self, lane: int) -> list[Chunk]:
-        """Handles to all words of a lane buffer that are written."""
-        below = at(self.manifest.forgotten, lane)
-        held = [InSegment(self.path, s, lane) for s in self.manifest.tape]
+    def chunks(self, stack: int) -> list[Chunk]:
+        """Handles to all bytes of a stack that are written."""
+        below = at(self.manifest.forgotten, stack)
+        held = [InSegment(self.path, s, stack) for s in self.manifest.tape]
         return [x for x in (Forgotten(below), *held) if len(x)]
 
     def _remove(self, names: Sequence[str]) -> None:
@@ -312,9 +308,9 @@ class Folder:
             self._check_space(traj, target)
 
     def fetch(self, traj: "Trajectory") -> None:
-        """Read the words that the next step back may take: a file that cannot be read must not stop it halfway."""
-        for lanes in traj.tape:
-            chunks = lanes.stack.chunks
+        """Read the bytes that the next step back may take: a file that cannot be read must not stop it halfway."""
+        for stack in stacks_of(traj.tape):
+            chunks = stack.chunks
             for i, chunk in reversed([*enumerate(chunks)]):
                 if isinstance(chunk, Forgotten) or (
                     isinstance(chunk, InSegment) and chunk.segment.steps[1] < traj.step
@@ -328,7 +324,8 @@ class Folder:
         taken = max(1, traj.step - traj.journal.first)
         journal = steps * max(16.0, traj.journal.bytes / taken)
         state = 2 * self.manifest.last.state.bytes
-        needed = steps * opt.numel * max(0.0, opt.price()) / 8 + journal + state
+        records = steps * sum(len(x.records) for x in traj.tape) / taken
+        needed = steps * opt.numel * max(0.0, opt.price()) / 8 + records + journal + state
         try:
             free = shutil.disk_usage(self.path).free
         except OSError as error:
@@ -351,21 +348,20 @@ class Folder:
                     f"seek({segment.steps[1]}) or later, or use another copy of the folder.",
                 )
             if segment.name not in self._whole:
-                for lane in range(len(segment.stop)):
-                    InSegment(self.path, segment, lane).read()
+                for stack in range(len(segment.stop)):
+                    InSegment(self.path, segment, stack).read()
             self._whole.add(segment.name)
 
 
 def _nothing(about: dict[str, Any]) -> dict[str, torch.Tensor]:
     """An empty tape and journal, in whose place `Folder.attach` puts what there is."""
-    lanes = json.loads(about["meta"])["lanes"]
-    empty = Lanes(0).state()[0]
-    tape = {f"tape.{i}.{k}": v for i in range(len(lanes)) for k, v in empty.items() if k != "heads"}
+    blocks = len(json.loads(about["meta"])["forgotten"])
+    tape = {f"tape.{i}.{k}": v for i in range(blocks) for k, v in Stack().state()[0].items()}
     return tape | {f"journal.{k}": v for k, v in Journal().state().items()}
 
 
 def _up_to(chunks: Sequence[Chunk], count: int) -> list[Chunk | np.ndarray]:
-    """The lowest `count` words; of a chunk that reaches above, what is below."""
+    """The lowest `count` bytes; of a chunk that reaches above, what is below."""
     out: list[Chunk | np.ndarray] = []
     for chunk in chunks:
         if count >= len(chunk):

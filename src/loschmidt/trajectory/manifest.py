@@ -2,9 +2,9 @@
 
     manifest.json        the last two commits, and the segments they stand on; replaced atomically
     manifest.copy.json   the same again
-    state-N.safetensors  integers, heads, buffers and settings of a commit
-    tape-N.safetensors   a segment: words of the tape between two commits
-    journal-N.safetensors  a segment: records of the journal, and the tape's moves, between two commits
+    state-N.safetensors  integers, units, buffers and settings of a commit
+    tape-N.safetensors   a segment: bytes of the tape between two commits
+    journal-N.safetensors  a segment: records of the journal between two commits
     lock                 held while a process has the run open
 
 Segments are immutable. A commit is a height on each of the two chains of segments; a chain may reach above it.
@@ -27,7 +27,7 @@ from safetensors.torch import load as tensors_of_bytes
 
 from ..errors import DamagedFile, printable
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, COPY, LOCK = "manifest.json", "manifest.copy.json", "lock"
 TEMPORARY = (f".{COPY}.tmp", f".{MANIFEST}.tmp")
 _NAME = r"(state|tape|journal)-\d{8,12}\.safetensors"
@@ -44,8 +44,8 @@ LONGEST = 200
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Heights = tuple[Count, ...]
-"""How many items each stack of a chain holds: for the tape the words of each lane buffer; for the journal its steps
-(absolute, so beginning at the first that is held), then the moves of each lane buffer."""
+"""How many items each stack of a chain holds: for the tape the bytes of planes and those of records, block by block; for
+the journal its steps (absolute, so beginning at the first that is held)."""
 
 
 def _unchanged(text: str) -> str:
@@ -118,7 +118,7 @@ class Manifest(_Record):
         optimizer, parameters: for people.
         commits: the newest last; one or two.
         tape, journal: the chains, the lowest segment first.
-        forgotten: words of each lane buffer below the first segment of the tape, which are no longer held.
+        forgotten: bytes of each stack below the first segment of the tape, which are no longer held.
     """
 
     format: Count = FORMAT

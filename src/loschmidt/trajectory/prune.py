@@ -7,7 +7,7 @@ from filelock import Timeout
 
 from .. import files
 from ..errors import DamagedFile, InUse, InvalidSetting
-from .commit import Writing, replace_manifest, tensors_of_records
+from .commit import Writing, replace_manifest
 from .manifest import Commit, Manifest, Segment, at_most, lock_of, strays
 from .salvage import records_of, survey
 
@@ -80,14 +80,13 @@ def _without(folder: Path, manifest: Manifest, first: int) -> Manifest:
     tape, forgotten = list(manifest.tape), manifest.forgotten
     while tape and tape[0].steps[1] <= first and all(at_most(tape[0].stop, c.tape) for c in commits):
         forgotten = tape.pop(0).stop
-    journal, moves, _ = records_of(folder, manifest.journal, manifest.last.first)
+    journal = records_of(folder, manifest.journal, manifest.last.first)
     journal.forget_below(first)
     chain: tuple[Segment, ...] = ()
     if manifest.journal:
-        below, above = manifest.journal[0], manifest.journal[-1]
-        file = Writing(folder, manifest).write("journal", tensors_of_records(journal, moves, first))
-        start, steps = (first, *below.start[1:]), (first, above.steps[1])
-        chain = (Segment(**file.model_dump(), start=start, stop=above.stop, steps=steps),)
+        above = manifest.journal[-1]
+        file = Writing(folder, manifest).write("journal", journal.state())
+        chain = (Segment(**file.model_dump(), start=(first,), stop=above.stop, steps=(first, above.steps[1])),)
     manifest = manifest.model_copy(
         update={"commits": commits, "tape": tuple(tape), "journal": chain, "forgotten": forgotten}
     )

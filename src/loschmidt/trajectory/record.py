@@ -57,29 +57,23 @@ def write(traj: "Trajectory", step: int) -> None:
 
 
 def _digests(traj: "Trajectory") -> dict[str, str]:
-    """What is compared every so many steps: all but the words of the tape, which stand still until they are used."""
+    """What is compared every so many steps: all but the bytes of the tape, which stand still until they are used."""
     traj.name_parameters()  # groups may have been added
     opt, out = traj.optimizer, traj.optimizer.tensor_digests()
-    # The heads, too: undoing friction moves a flipped bit of a momentum there. The words below them stand still.
-    for i, lanes in enumerate(traj.tape):
-        about = lanes.core()[1]
-        out[f"the tape's heads {i}"] = digest([lanes.heads], 6)
-        out[f"the tape's counts {i}"] = _short(len(lanes.stack), *(about[k] for k in _COUNTS))
+    for i, stack in enumerate(traj.tape):
+        out[f"the tape's counts {i}"] = _short(len(stack.planes), len(stack.records))
     for i, (block, slots) in enumerate(flat.by_block(opt._slots)):
-        exponents = {k: lattice.exponent for k, lattice in block.lattices.items()}
-        out[f"the exponents and step counts of block {i}"] = _short(exponents, [s.count for s in slots])
+        units = [(k, x.e.tobytes(), x.logs, x.pushed) for k, x in block.lattices.items()]
+        out[f"the units and step counts of block {i}"] = _short(units, [s.count for s in slots])
     carried = {k: v.hex() for k, v in sorted(opt.carried.items())}
     out["the scalars carried"] = _short(carried, opt.seed, traj.tape.element_steps)
     return out | {f"buffer {name}": _of(b) for name, b in traj.buffers.present().items()}
 
 
-_COUNTS = ("low", "high", "index", "borrowed", "seed")
-
-
 def _more(traj: "Trajectory", outside: Mapping[str, int]) -> dict[str, str]:
     """What is compared at the first step besides. `outside`: checksums of the weights that no param group holds."""
-    words = {f"the tape's words {i}": lanes.stack.digest()[:12] for i, lanes in enumerate(traj.tape)}
-    return words | {f"{_OUTSIDE}{name}": f"{value:x}" for name, value in outside.items()}
+    tape = {f"the tape's bytes {i}": stack.digest()[:12] for i, stack in enumerate(traj.tape)}
+    return tape | {f"{_OUTSIDE}{name}": f"{value:x}" for name, value in outside.items()}
 
 
 def _settings(traj: "Trajectory") -> dict[str, str]:

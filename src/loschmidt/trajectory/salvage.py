@@ -2,21 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
 from ..errors import DamagedFile
 from ..exact import Journal
-from ..exact.tape import Move
 from . import contents
 from .manifest import (
     COPY,
     MANIFEST,
     Commit,
     File,
-    Heights,
     Manifest,
     Segment,
     at_most,
@@ -28,20 +25,18 @@ from .manifest import (
 
 @dataclass
 class Found:
-    """What a commit holds, read and checked, apart from the words of the tape, which are read when needed.
+    """What a commit holds, read and checked, apart from the tape, which is read when needed.
 
     Attributes:
         manifest: describes it; after a salvage, only what is left.
         state: tensors of the state file.
         journal: down to the lowest step that can be reached.
-        moves: the tape's moves, by lane buffer.
         salvaged: whether anything was given up.
     """
 
     manifest: Manifest
     state: dict[str, torch.Tensor]
     journal: Journal
-    moves: dict[int, list[Move]]
     salvaged: bool = False
 
 
@@ -92,8 +87,7 @@ class Survey:
         top = bad[-1].stop if bad else self.manifest.forgotten
         forgotten = tuple(min(a, b) for a, b in zip(top, commit.tape, strict=False))
         left = [s for s in self.manifest.journal if s.name not in self.damaged and s.start[0] < commit.step]
-        journal, moves, base = records_of(self.folder, left, first)
-        journal = _cut(journal, moves, base, commit)
+        journal = _cut(records_of(self.folder, left, first), commit)
         journal.forget_below(first)
         manifest = self.manifest.model_copy(
             update={
@@ -103,7 +97,7 @@ class Survey:
                 "forgotten": forgotten,
             }
         )
-        return Found(manifest, read_tensors(self.folder, commit.state), journal, moves, salvaged=True)
+        return Found(manifest, read_tensors(self.folder, commit.state), journal, salvaged=True)
 
 
 def survey(folder: Path) -> Survey:
@@ -168,12 +162,12 @@ def _read(folder: Path, manifest: Manifest) -> Found:
     for segment in manifest.tape:  # their contents are checked when the way back needs them
         _require_size(folder, segment)
     state = read_tensors(folder, commit.state)
-    journal, moves, base = records_of(folder, manifest.journal, commit.first)
+    journal = records_of(folder, manifest.journal, commit.first)
     if journal.steps < commit.step or journal.first > commit.first:
         held = f"steps {journal.first:,} to {journal.steps:,}"
         seen = f"{folder}: the journal has {held}, the commit needs {commit.first:,} to {commit.step:,}."
         raise DamagedFile(seen, "use another copy of the folder.")
-    return Found(manifest, state, _cut(journal, moves, base, commit), moves)
+    return Found(manifest, state, _cut(journal, commit))
 
 
 def _require_size(folder: Path, file: File) -> None:
@@ -182,27 +176,24 @@ def _require_size(folder: Path, file: File) -> None:
         raise DamagedFile(f"{path} is missing or cut short.", "use another copy of the folder.")
 
 
-def records_of(folder: Path, segments: Iterable[Segment], first: int) -> tuple[Journal, dict[int, list[Move]], Heights]:
-    """Journal and moves, by lane buffer, of segments that follow one another: the highest run of them, and its base."""
-    journal, moves, base = Journal(first), {}, ()
+def records_of(folder: Path, segments: Iterable[Segment], first: int) -> Journal:
+    """The journal of segments that follow one another: the highest run of them."""
+    journal, empty = Journal(first), True
     for segment in segments:
         tensors = read_tensors(folder, segment)
         with contents.checked(folder / segment.name):
-            part, held = contents.records_in(tensors, segment)
-        if journal.steps != part.first or not base:
-            journal, moves, base = Journal(part.first), {}, segment.start
+            part = contents.records_in(tensors, segment)
+        if journal.steps != part.first or empty:
+            journal, empty = Journal(part.first), False
         journal.extend(part)
-        moves = {i: [*moves.get(i, []), *held.get(i, [])] for i in moves.keys() | held.keys()}
-    return journal, moves, base
+    return journal
 
 
-def _cut(journal: Journal, moves: dict[int, list[Move]], base: Heights, commit: Commit) -> Journal:
-    """What a commit has of them."""
+def _cut(journal: Journal, commit: Commit) -> Journal:
+    """What a commit has of it."""
     while journal.steps > commit.step and len(journal.checks):
         journal.pop()
     if journal.steps != commit.step:
         journal = Journal(commit.step)
     journal.verified_from = commit.verified_from
-    for i, (height, below) in enumerate(zip_longest(commit.journal[1:], base[1:], fillvalue=0)):
-        moves[i] = moves.get(i, [])[: max(0, height - below)]
     return journal

@@ -27,21 +27,21 @@ from .manifest import is_ours, is_run
 if TYPE_CHECKING:
     from .trajectory import Trajectory
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 def save(traj: "Trajectory", path: str | os.PathLike) -> None:
     """Write the run; an existing file is replaced only when the new one is complete."""
     try:
         path, about = _file(path), describe(traj) | {"digest": traj.digest()}
-    except DamagedFile as error:  # the words of a run in a folder are there, and not in memory
+    except DamagedFile as error:  # the tape of a run in a folder is there, and not in memory
         raise DamagedFile(
             f"the way back lies in the run's folder, and cannot be saved without it: {error.seen}",
             "put that back; or keep the weights alone, model.state_dict().",
         ) from error
     tensors = _state(traj)
-    for i, lanes in enumerate(traj.tape):
-        tensors |= {f"tape.{i}.{k}": v for k, v in lanes.state()[0].items()}
+    for i, stack in enumerate(traj.tape):
+        tensors |= {f"tape.{i}.{k}": v for k, v in stack.state()[0].items()}
     tensors |= {f"journal.{k}": v for k, v in traj.journal.state().items()}
     tensors = {k: v.contiguous().clone() for k, v in tensors.items()}  # safetensors refuses shared memory
     text = json.dumps(about)
@@ -54,9 +54,8 @@ def save(traj: "Trajectory", path: str | os.PathLike) -> None:
 
 
 def core(traj: "Trajectory") -> dict[str, torch.Tensor]:
-    """A run without its tape's words and moves and without its journal, as tensors, views where possible."""
-    tensors = _state(traj) | {f"tape.{i}.heads": lanes.core()[0] for i, lanes in enumerate(traj.tape)}
-    return tensors | {"about": torch.frombuffer(bytearray(json.dumps(describe(traj)).encode()), dtype=torch.uint8)}
+    """A run without its tape and its journal, as tensors, views where possible."""
+    return _state(traj) | {"about": torch.frombuffer(bytearray(json.dumps(describe(traj)).encode()), dtype=torch.uint8)}
 
 
 def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -67,6 +66,7 @@ def about_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
 def _state(traj: "Trajectory") -> dict[str, torch.Tensor]:
     slots = traj.optimizer._slots
     tensors = {f"state.{s.index}.{k}": s.integers(k) for s in slots for k in s.block.lattices}
+    tensors |= serial.exponents(traj.optimizer)
     tensors |= {f"buffer.{name}": value for name, value in traj.buffers.values().items()}
     return tensors | {f"untracked.{name}": p.detach() for name, p in surroundings.untracked(traj).items()}
 
@@ -138,9 +138,7 @@ def load(cls: type["Trajectory"], path: str | os.PathLike, **functions: Any) -> 
     tensors, about = _read(path)
     with rebuilding(cls, path, tensors, about, **functions) as traj:
         with contents.checked(path):
-            lanes = traj.optimizer.tape.lanes
-            below = [x.stack.forgotten for x in lanes]
-            contents.check_records(traj.optimizer, traj.journal, [len(x.stack) for x in lanes], below)
+            contents.check_records(traj.optimizer, traj.journal)
         if traj.digest() != about["digest"]:
             raise DamagedFile(f"{path}: what was read is not what was saved (its digest differs).", "use another copy.")
         record.begin(traj)
@@ -200,7 +198,7 @@ def _rebuild(
     groups = [as_tuples({k: v for k, v in g.items() if k != "names"}) for g in about["groups"]]
     for g, group in enumerate(groups):
         group["params"] = [s.index for s in opt._slots if s.group == g]
-    extra = {k: v for k, v in tensors.items() if k.startswith(("tape.", "journal."))}
+    extra = {k: v for k, v in tensors.items() if k.startswith(("e.", "tape.", "journal."))}
     groups[0][EXTRA] = extra | {"meta": about["meta"]}
     opt.load_state_dict({"state": state, "param_groups": groups})
     traj = cls(model, opt, loss, data, about["seed"], None, lr, after_backward, digest_every=about["digest_every"])
@@ -240,9 +238,9 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         about = contents.about_of(text)
         journal = {k.removeprefix("journal."): v for k, v in tensors.items() if k.startswith("journal.")}
         contents.require(contents.journal_in(journal).steps >= about["first"], "a first step above the last one")
-        for i in range(len(json.loads(about["meta"])["lanes"])):
-            contents.words_in(tensors, f"tape.{i}.words")
-            contents.moves_in({k: tensors[f"tape.{i}.{k}"] for k in ("moves", "masks")})
+        for i in range(len(json.loads(about["meta"])["forgotten"])):
+            for k in ("planes", "records"):
+                contents.bytes_in(tensors, f"tape.{i}.{k}")
     return tensors, about
 
 

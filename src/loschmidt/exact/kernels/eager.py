@@ -11,7 +11,6 @@ from ..units import split
 from ..world import Part
 from .trace import Trace
 
-_MIX = ((16, 0x7FEB352D), (15, 0x846CA68B))
 _32 = 0xFFFFFFFF
 
 
@@ -56,10 +55,9 @@ def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
 def mixed(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
     """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int64, flat."""
     x = torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in sizes.tolist()])
-    x = (x * 2654435769 + salt) & _32
-    for shift, factor in _MIX:
-        x = ((x ^ (x >> shift)) * factor) & _32
-    return x ^ (x >> 16)
+    x = ((x + salt & _32) * 0x9E3779B1) & _32
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _32
+    return x ^ (x >> 13)
 
 
 def extra_of(trace: Trace, name: str, salt: int) -> Extra:

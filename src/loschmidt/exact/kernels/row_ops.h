@@ -1,6 +1,6 @@
 /* Rows in one kind of arithmetic: T is its float, INT the integers that it rounds to. Included twice by rows.c. */
 
-#define ALL for (i64 i = 0; i < m; i++)
+#define ALL for (int i = 0; i < (int)m; i++)
 
 static void NAME(load)(T *to, const void *from, i64 view, i64 at, i64 m) {
   if (view == FLOAT) { const float *x = (const float *)from + at; IVDEP ALL to[i] = (T)x[i]; }
@@ -37,7 +37,7 @@ static T NAME(largest)(const T *x, i64 m) {  /* as integers: NaN is more than in
   if (sign > 0) { IVDEP ALL x[i] = (X)(x[i] + (X)(INT)ROUND((F) * inverse)); } \
   else { IVDEP ALL x[i] = (X)(x[i] - (X)(INT)ROUND((F) * inverse)); } }
 #define DITHERED(X, F) { X *x = n; IVDEP ALL { \
-  T d = (T)(i32)(mixed((u32)(at + i) * 2654435769u + salt) >> 8) * (T)(1.0 / 16777216.0); \
+  T d = (T)(i32)(mixed((u32)at + (u32)i + salt) >> 8) * (T)(1.0 / 16777216.0); \
   x[i] = (X)(x[i] + sign * (X)(INT)FLOOR((F) * inverse + d)); } }
 #define BY_WIDTH(MACRO, ...) if (width == 4) MACRO(i32, __VA_ARGS__) else if (width == 2) MACRO(i16, __VA_ARGS__) \
   else MACRO(i64, __VA_ARGS__)
@@ -58,18 +58,28 @@ static void NAME(kick)(void *n, i64 width, const T *f, const Code *c, T p, T inv
 #undef ADDED
 
 /* whether a row of weights is the view of its integers; and writing it */
-static int NAME(as_shown)(const T *v, const void *w, i64 view, i64 at, i64 m) {
-  u64 other = 0;
-  if (view == FLOAT) { const float *x = (const float *)w + at; ALL other |= bits_float((float)v[i]) ^ bits_float(x[i]); }
-  else if (view == BF16) { const u16 *x = (const u16 *)w + at; ALL other |= (u64)(bf16_of((float)v[i]) ^ x[i]); }
-  else { const u64 *x = (const u64 *)w + at; ALL { double d = (double)v[i]; u64 b; memcpy(&b, &d, 8); other |= b ^ x[i]; } }
-  return other == 0;
+#define VIEW(X) ((T)((const X *)n)[i] * u)
+#define COMPARED(X, W, AS) { const W *x = (const W *)w + at; W other = 0; \
+  ALL { AS f = (AS)VIEW(X); W b; memcpy(&b, &f, sizeof b); other |= (W)(b ^ x[i]); } return other == 0; }
+#define COMPARED_BF16(X) { const u16 *x = (const u16 *)w + at; u16 other = 0; \
+  ALL other |= (u16)(bf16_of((float)VIEW(X)) ^ x[i]); return other == 0; }
+#define COMPARE(X) { if (view == FLOAT) COMPARED(X, u32, float) if (view == DOUBLE) COMPARED(X, u64, double) COMPARED_BF16(X) }
+static int NAME(as_shown)(const void *n, i64 width, T u, const void *w, i64 view, i64 at, i64 m) {
+  if (width == 4) COMPARE(i32)
+  if (width == 8) COMPARE(i64)
+  COMPARE(i16)
 }
-static void NAME(show)(const T *v, void *w, i64 view, i64 at, i64 m) {
-  if (view == FLOAT) { float *x = (float *)w + at; IVDEP ALL x[i] = (float)v[i]; }
-  else if (view == BF16) { u16 *x = (u16 *)w + at; IVDEP ALL x[i] = bf16_of((float)v[i]); }
-  else { double *x = (double *)w + at; IVDEP ALL x[i] = (double)v[i]; }
+#define WRITE(X) { if (view == FLOAT) { float *x = (float *)w + at; IVDEP ALL x[i] = (float)VIEW(X); } \
+  else if (view == DOUBLE) { double *x = (double *)w + at; IVDEP ALL x[i] = (double)VIEW(X); } \
+  else { u16 *x = (u16 *)w + at; IVDEP ALL x[i] = bf16_of((float)VIEW(X)); } }
+static void NAME(show)(const void *n, i64 width, T u, void *w, i64 view, i64 at, i64 m) {
+  if (width == 4) WRITE(i32) else if (width == 8) WRITE(i64) else WRITE(i16)
 }
+#undef VIEW
+#undef COMPARED
+#undef COMPARED_BF16
+#undef COMPARE
+#undef WRITE
 
 /* make room for a kick of size `most`, as exact.ops.room says; 0 or what went wrong */
 static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, double most, i16 *count, Buffer *planes) {
@@ -203,8 +213,8 @@ static u64 NAME(run)(const Args *a, i64 first, i64 last, Buffer *made, volatile 
     }
     if (!wrong && a->shows) {
       char *n = (char *)a->n[a->q] + a->starts[r] * a->width[a->q];
-      NAME(value)(R[0], n, a->width[a->q], 0, (T)unit_of(a, a->q_before, a->q, r), m);
-      if (!NAME(as_shown)(R[0], a->weights[tensor], a->view, at, m)) wrong = EDITED;
+      T u = (T)unit_of(a, a->q_before, a->q, r);
+      if (!NAME(as_shown)(n, a->width[a->q], u, a->weights[tensor], a->view, at, m)) wrong = EDITED;
     }
     if (!wrong) {
       i64 reached = 0;
@@ -213,8 +223,7 @@ static u64 NAME(run)(const Args *a, i64 first, i64 last, Buffer *made, volatile 
     }
     if (!wrong && a->shows) {
       char *n = (char *)a->n[a->q] + a->starts[r] * a->width[a->q];
-      NAME(value)(R[0], n, a->width[a->q], 0, (T)unit_of(a, a->q_after, a->q, r), m);
-      NAME(show)(R[0], a->weights[tensor], a->view, at, m);
+      NAME(show)(n, a->width[a->q], (T)unit_of(a, a->q_after, a->q, r), a->weights[tensor], a->view, at, m);
     }
     if (wrong) {
 #pragma omp critical

@@ -73,7 +73,7 @@ static inline i64 exponent_of(const Args *a, i64 unit, i64 lattice, i64 row) {
 #define INTEGERS(X) \
 static double peak_##X(const X *n, i64 m) { \
   X high = 0, low = 0; \
-  for (i64 i = 0; i < m; i++) { high = n[i] > high ? n[i] : high; low = n[i] < low ? n[i] : low; } \
+  for (int i = 0; i < (int)m; i++) { high = n[i] > high ? n[i] : high; low = n[i] < low ? n[i] : low; } \
   double h = (double)high, l = -(double)low; return h > l ? h : l; } \
 static void halve_##X(X *n, i64 m, u8 *plane) { \
   i64 i = 0; \
@@ -95,7 +95,7 @@ static inline u32 mixed(u32 x);
 /* 16 bits are few: there n + b is halved, b a bit that only place and step decide, so that no bias adds up */
 static void dither(i16 *n, i64 m, i64 at, u32 salt, int sign) {
   IVDEP
-  for (i64 i = 0; i < m; i++) n[i] = (i16)(n[i] + sign * (i32)(mixed((u32)(at + i) * 2654435769u + salt) & 1));
+  for (int i = 0; i < (int)m; i++) n[i] = (i16)(n[i] + sign * (i32)(mixed((u32)at + (u32)i + salt) & 1));
 }
 static void halve(void *n, i64 width, i64 m, u8 *plane, i64 at, u32 salt) {
   if (width == 2) dither(n, m, at, salt, 1);
@@ -106,7 +106,7 @@ static void redouble(void *n, i64 width, i64 m, const u8 *plane, i64 at, u32 sal
 }
 
 /* in [0, 1), from an element's place and the step: what dithered rounding adds */
-static inline u32 mixed(u32 x) { x ^= x >> 16; x *= 0x7feb352du; x ^= x >> 15; x *= 0x846ca68bu; return x ^ (x >> 16); }
+static inline u32 mixed(u32 x) { x *= 0x9e3779b1u; x ^= x >> 16; x *= 0x85ebca6bu; return x ^ x >> 13; }
 
 /* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
 #define STRIDE 2654435762u
@@ -115,7 +115,7 @@ static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
 static inline double double_bits(u64 b) { double x; memcpy(&x, &b, 8); return x; }
 static i64 sum_float(const float *g, i64 m, u32 index, double *largest) {
   i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u); const i32 *b = (const i32 *)g;
-  for (i64 i = 0; i < m; i++) {
+  for (int i = 0; i < (int)m; i++) {
     i32 x = b[i], y = x & 0x7fffffff; most = y > most ? y : most; s += (i64)x * w; w += (i32)STRIDE; }
   *largest = float_bits((u32)most); return s; }
 static i64 sum_bf16(const u16 *g, i64 m, u32 index, double *largest) {

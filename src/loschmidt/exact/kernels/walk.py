@@ -217,6 +217,7 @@ class Walk:
         a.looks = self.looks and only is None
         (a.starts, a.owner, a.inside), a.only = geometry.at, _address(only)
         a.gradients, a.weights = map(_address, pointers)
+        a.lattices = len(self.names)
         for i, name in enumerate(self.names):
             x: Lattice = block.lattices[name]
             a.n[i], a.width[i], a.spare[i] = x.n.data_ptr(), x.n.element_size(), x.spare

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .errors import InvalidSetting, LoschmidtError, NotReversible
-from .exact import Lanes, digest
+from .exact import Stack, digest
 from .trajectory import Trajectory
 
 Bits = dict[str, str]
@@ -22,8 +22,8 @@ def assert_reversible(make: Callable[[], Any], steps: int) -> None:
 
     After each step every parameter must be the float view of its integers. After each undo, integers, step counts,
     tape, parameters and buffers must be what they were at that step on the way out, and after each step taken again
-    what they were the first time. Then single bits are flipped at the turn (in each lattice, in the tape's heads and
-    words, in a parameter, in the checksum of a gradient), one at a time, and one step is undone: each must be refused
+    what they were the first time. Then single bits are flipped at the turn (in each lattice, in the tape's bits,
+    in a parameter, in the checksum of a gradient), one at a time, and one step is undone: each must be refused
     or lead to other bits, or else the comparison above would have proven nothing.
 
     Guarantees: what passes came back exactly, over these steps, on this machine. Breaks: nothing is said of steps
@@ -95,8 +95,8 @@ def bits_of(traj: Trajectory) -> Bits:
         out[f"{s.name}/count"] = digest([s.count])
         out[f"{s.name}/weights"] = digest([s.parameter])
         for name, lattice in s.block.lattices.items():
-            out[f"{s.name}/{name}"] = digest([lattice.exponent, s.integers(name)])
-    out |= {f"tape {i}": lanes.digest() for i, lanes in enumerate(opt.tape)}
+            out[f"{s.name}/{name}"] = digest([torch.from_numpy(lattice.e[slice(*s.rows_at)]), *lattice.logs, s.integers(name)])
+    out |= {f"tape {i}": stack.digest() for i, stack in enumerate(opt.tape)}
     out |= {f"buffer {k}": digest([b]) for k, (b, _) in traj.buffers.snapshot().items() if b is not None}
     out["scalars"] = digest([opt.steps, *(f"{k}={v.hex()}" for k, v in sorted(opt.carried.items()))])
     return out
@@ -121,9 +121,8 @@ def places(traj: Trajectory) -> Iterator[str]:
     opt = traj.optimizer
     largest = max(opt._slots, key=lambda s: s.stop - s.start)
     yield from largest.block.lattices
-    yield "the tape's heads"
-    if any(lanes.words for lanes in opt.tape):
-        yield "the tape's words"
+    if any(len(stack.planes) for stack in opt.tape):
+        yield "the tape's bits"
     yield "a parameter"
     yield "a checksum"
 
@@ -132,11 +131,8 @@ def flip(traj: Trajectory, what: str) -> None:
     """Flip one bit: of a lattice by its name, or one of the other `places`."""
     opt = traj.optimizer
     largest = max(opt._slots, key=lambda s: s.stop - s.start)
-    if what == "the tape's heads":
-        lanes = largest.block.lanes
-        lanes.heads[0] = int(lanes.heads[0]) ^ 1  # whole numbers in float64
-    elif what == "the tape's words":
-        _flip_word(next(lanes for lanes in opt.tape if lanes.words))
+    if what == "the tape's bits":
+        _flip_bit(next(stack for stack in opt.tape if len(stack.planes)))
     elif what == "a parameter":
         bits = largest.parameter.detach().reshape(-1)[:1].clone()
         bits.view(torch.uint8)[0] ^= 1
@@ -152,10 +148,10 @@ def flip(traj: Trajectory, what: str) -> None:
         largest.integers(what).view(-1)[0] ^= 1
 
 
-def _flip_word(lanes: Lanes) -> None:
-    words = lanes.stack.since(0).copy()
-    words[-1] ^= np.uint16(1)
-    lanes.stack.settle([words])
+def _flip_bit(stack: Stack) -> None:
+    planes = stack.planes.since(0)
+    planes[-1] ^= np.uint8(1)
+    stack.planes.settle([planes])
 
 
 def _noticed(traj: Trajectory, what: str, recorded: dict[int, Bits]) -> bool:

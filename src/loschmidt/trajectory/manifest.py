@@ -44,8 +44,8 @@ LONGEST = 200
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Heights = tuple[Count, ...]
-"""How many items each stack of a chain holds: for the tape the bytes of planes and those of records, block by block; for
-the journal its steps (absolute, so beginning at the first that is held)."""
+"""How many items each stack of a chain holds: for the tape the bytes of planes and of records, block by block; for the
+journal its steps (absolute, so beginning at the first that is held)."""
 
 
 def _unchanged(text: str) -> str:

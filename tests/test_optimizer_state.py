@@ -115,7 +115,7 @@ def foreign_states():
     groups = [{"params": [p]} for p in split.model.parameters()]
     newer = Loop("sgd").optimizer.state_dict()
     newer["param_groups"][0]["loschmidt"]["meta"] = newer["param_groups"][0]["loschmidt"]["meta"].replace(
-        '"format": 1', '"format": 99'
+        '"format": 2', '"format": 99'
     )
     return {
         "of torch.optim": (plain.state_dict(), "floats.*new run"),
@@ -148,7 +148,7 @@ def test_a_foreign_state_dict_is_refused_and_changes_nothing(what):
     loop.back(3)
 
 
-NEEDED = [f"tape.0.{k}" for k in ("heads", "words", "moves", "masks")] + ["journal.checks", "journal.entries"]
+NEEDED = ["e.0.q", "tape.0.planes", "tape.0.records", "journal.checks", "journal.entries"]
 USED = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "maximize": False}
 
 
@@ -179,9 +179,14 @@ def spoilt_states():
         "other settings": (meta(settings=[{"lr": 0.1}]), "damaged or incomplete"),
         "other settings of the last step": (meta(settings=[USED | {"momentum": 2.0}]), "grows without bound"),
         "counts missing": (meta(counts=[1]), "do not fit together|damaged"),
-        "exponents missing": (meta(exponents=[{"q": 40}]), "do not fit together"),
-        "lanes missing": (meta(lanes=[]), "damaged or incomplete"),
-        "heads missing": (cut("tape.0.heads"), "damaged or incomplete"),
+        "a lattice missing": (meta(lattices=[{"q": {"logs": [0] * 4, "pushed": 0}}]), "do not fit together"),
+        "logarithms missing": (meta(lattices=[{k: {"logs": [0], "pushed": 0} for k in "qp"}]), "do not fit together"),
+        "a logarithm too large": (
+            meta(lattices=[{k: {"logs": [1 << 95] * 4, "pushed": 0} for k in "qp"}]),
+            "do not fit together",
+        ),
+        "tapes missing": (meta(forgotten=[]), "damaged or incomplete"),
+        "exponents cut": (cut("e.0.q"), "do not fit together"),
         "entries cut": (cut("journal.entries"), "damaged or incomplete"),
         "no JSON": (lambda state: state["param_groups"][0]["loschmidt"].update(meta="{"), "damaged or incomplete"),
     }

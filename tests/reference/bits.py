@@ -14,10 +14,15 @@ def raw(x: torch.Tensor) -> torch.Tensor:
     return x.view(torch.uint8) if x.numel() else torch.empty(0, dtype=torch.uint8)
 
 
-def bits_of_lanes(lanes) -> State:
-    tensors, about = lanes.state()
-    bounds = [about["low"], about["high"], about["index"], about["borrowed"]]
-    return {k: raw(v) for k, v in tensors.items()} | {"bounds": torch.tensor(bounds)}
+def bits_of_stack(stack) -> State:
+    tensors, about = stack.state()
+    return {k: raw(v) for k, v in tensors.items()} | {"forgotten": torch.tensor(about["forgotten"])}
+
+
+def units_of(lattice) -> torch.Tensor:
+    """Exponents and logarithms of a lattice."""
+    text = repr((lattice.e.tolist(), lattice.logs, lattice.pushed)).encode()
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
 def bits_of(optimizer, model=None) -> State:
@@ -25,8 +30,9 @@ def bits_of(optimizer, model=None) -> State:
     out = {}
     for i, state in enumerate(optimizer.state.values()):
         out |= {f"{k} of parameter {i}": raw(torch.as_tensor(v)) for k, v in state.items()}
-    for i, lanes in enumerate(optimizer.tape):
-        out |= {f"{k} of lanes {i}": v for k, v in bits_of_lanes(lanes).items()}
+    for i, stack in enumerate(optimizer.tape):
+        out |= {f"{k} of tape {i}": v for k, v in bits_of_stack(stack).items()}
+    out |= {f"units of lattice {i}": units_of(x) for i, x in enumerate(optimizer.tape.lattices)}
     if model is not None:
         out |= {k: raw(v) for k, v in model.state_dict().items()}
     return out | {"steps": torch.tensor(optimizer.steps)}
@@ -38,7 +44,7 @@ def differences(a: State, b: State) -> list[str]:
 
 
 def flip(x: torch.Tensor, index: int = 0, bit: int = 0) -> None:
-    """Flip one bit of one whole number, in place; `x` holds integers, or whole numbers in float64 (heads)."""
+    """Flip one bit of one whole number, in place; `x` holds integers."""
     flat = x.view(-1)
     flat[index] = int(flat[index]) ^ (1 << bit)
 
@@ -49,23 +55,21 @@ def flip_float(x: float, bit: int) -> float:
     return struct.unpack("<d", struct.pack("<q", word ^ (1 << bit)))[0]
 
 
-def flip_word(lanes, index: int = -1) -> None:
-    """Flip a bit of a word of the stack (whose arrays are shared, so a copy takes the place)."""
-    words = lanes.stack.since(0)
-    words[index] ^= np.uint16(1)
-    lanes.stack.settle([words])
+def flip_plane(stack, index: int = -1) -> None:
+    """Flip a bit of a plane (whose arrays are shared, so a copy takes the place)."""
+    planes = stack.planes.since(0)
+    planes[index] ^= np.uint8(1)
+    stack.planes.settle([planes])
 
 
 def damage(optimizer, place: str) -> None:
-    """Flip one bit: "q", "p", "m", "v" (a lattice), "head", "word", "check", or a number of the journal, by its name.
+    """Flip one bit: "q", "p", "m", "v" (a lattice), "plane", "check", or a number of the journal, by its name.
 
     "scalar" is the factor of a rescaling.
     """
-    lanes, journal = optimizer.tape.lanes[0], optimizer.journal
-    if place == "head":
-        flip(lanes.heads)
-    elif place == "word":
-        flip_word(lanes)
+    journal = optimizer.journal
+    if place == "plane":
+        flip_plane(optimizer.tape.stacks[0])
     elif place == "check":
         journal.checks[-1] ^= 1
     elif place not in next(iter(optimizer.state.values())):

@@ -165,10 +165,10 @@ def mutate_tensors(dice: random.Random, tensors: dict[str, torch.Tensor]) -> dic
             "state.99.q",
             "state.0.zz",
             "buffer.../../x",
-            "tape.7.heads",
+            "tape.7.planes",
             "untracked.0.weight",
             "\x1b[31m",
-            "99.moves",
+            "99.planes",
         ]
         tensors[dice.choice([*more, "buffer.1.nothing", "t99", "journal.t99", "state.-1.q"])] = tensors[name]
     else:

@@ -20,6 +20,10 @@ from .rounding import by_rows
 from .tape import Stack
 
 
+def unseen() -> None:
+    """Nothing is inspected."""
+
+
 @dataclass
 class Block:
     """Flat integer state.
@@ -44,7 +48,7 @@ class Block:
     stack: Stack = field(default_factory=Stack)
     gradients: dict[int, torch.Tensor] = field(default_factory=dict)
     weights: dict[int, torch.Tensor] = field(default_factory=dict)
-    inspect: Callable[[], None] = field(default=lambda: None)
+    inspect: Callable[[], None] = unseen
     changing: Sequence[str] = ()
 
     @property

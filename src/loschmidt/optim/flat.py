@@ -9,6 +9,7 @@ import torch
 
 from ..errors import EditedOutside, Inconsistent, InvalidSetting, NonFinite
 from ..exact import Block, Lattice, Part, Rows, World, exponents_for, to_lattice, traced_sum
+from ..exact.world import unseen
 
 REPORT = "report it, with the model and the settings; nothing that you did is wrong."
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -232,7 +233,7 @@ def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:
 def release(slots: Sequence[Slot]) -> None:
     """A step is over: hold nothing but the lattices."""
     for block, _ in by_block(slots):
-        block.gradients, block.weights, block.inspect = {}, {}, lambda: None
+        block.gradients, block.weights, block.inspect = {}, {}, unseen
 
 
 def by_block(slots: Sequence[Slot]) -> list[tuple[Block, list[Slot]]]:

@@ -44,7 +44,7 @@ def push(
         optimizer.carried.update(history)
     _count(optimizer, active, 1)
     optimizer.backward.clear()
-    optimizer.schedulers.suspected |= "settings" in entry or "step" in vars(optimizer)  # the latter is torch's mark
+    optimizer.schedulers.note_step(optimizer, changed="settings" in entry)
     optimizer.journal.push(check, entry)
 
 
@@ -68,6 +68,7 @@ def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
     for group, settings in zip_longest(optimizer.param_groups, used, fillvalue=shared):  # of groups added later, too
         put(group, settings)
     optimizer.schedulers.put(optimizer, used[0])
+    optimizer.schedulers.put_back = used
 
 
 def _count(optimizer: "ReversibleOptimizer", active: list[int], sign: int) -> None:

@@ -273,7 +273,7 @@ def test_headings_and_numbers_are_not_cut(columns, bases, capsys, monkeypatch):
 
 
 def test_markup_and_escape_sequences_are_printed_as_what_they_are(tmp_path, bases, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")  # paths are not folded
     folder = tmp_path / "[bold]\x1b[31m[/]x"
     hostile.shutil.copytree(bases["SGD"] / "run", folder)
     sign(folder, setting("optimizer", value="[link=https://example.org]SGD[/link][/]"))

@@ -277,10 +277,23 @@ def test_refusals_name_a_remedy(arguments, word, tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["EMPTY", "FILE"]
 
 
-def test_a_folder_that_is_read_only_is_refused_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
+def test_a_folder_that_is_read_only_is_refused_before_the_run(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("root may write to a read-only folder; the next test needs no rights")
+        with pytest.raises(LoschmidtError, match="cannot be written"):
+            plan(tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path):
+    """Not even root can make a folder below a file."""
+    (tmp_path / "file").write_text("untouched")
     with pytest.raises(LoschmidtError, match="cannot be written"):
-        plan(tmp_path / "out")
+        plan(tmp_path / "file" / "out")
+    assert (tmp_path / "file").read_text() == "untouched"
 
 
 def test_a_record_of_more_seeds_is_not_replaced_by_one_of_fewer(out):

@@ -317,6 +317,27 @@ def test_a_source_without_negative_steps_and_an_optimizer_with_friction_are_refu
         pass
 
 
+def test_a_group_added_after_the_turn_does_not_stand_in_the_way_back():
+    """Of what all groups share it has, at steps before it came, what those steps used."""
+    q, added = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    opt = lo.optim.ECD([q], lr=0.05, delta_energy=0.5)
+
+    def gradients(step):
+        q.grad, added.grad = q.detach().clone(), added.detach().clone() if step > 2 else None
+        return q.detach().square().sum()
+
+    for step in range(4):
+        if step == 3:
+            opt.reverse_time()
+            opt.add_param_group({"params": [added], "mirrored": True})
+        opt.step(lambda step=step: gradients(step))
+    for step in (3, 2, 1, 0):
+        opt.unstep(lambda step=step: gradients(step))
+        assert [group["mirrored"] for group in opt.param_groups] == 2 * [step == 3]
+    opt.step(lambda: gradients(0))
+    assert torch.equal(added, torch.ones(2))
+
+
 def test_time_is_reversed_with_an_lr_that_is_a_tensor_too():
     q, opt, closure = oscillator("euler", torch.tensor(0.05))
     start = q.detach().clone()

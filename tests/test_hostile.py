@@ -257,7 +257,12 @@ def command(capsys, *arguments):
 def test_headings_and_numbers_are_not_cut(columns, bases, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     code, said = command(capsys, "runs", "list", bases["SGD"].parent)
-    assert code == 0 and "…" not in said.out and max(map(len, said.out.splitlines())) <= columns
+    lines = said.out.splitlines()
+    if any(line.split() == ["optimizer", "SGD"] for line in lines):  # no table: the folder's path stays in one piece
+        paths = [line for line in lines if line.split()[:1] == ["folder"]]
+        assert [line.split()[1] for line in paths] == [str(bases[name] / "run") for name in ("ECD", "SGD")]
+        lines = [line for line in lines if line not in paths]
+    assert code == 0 and "…" not in said.out and max(map(len, lines)) <= columns
     for word in ("folder", "optimizer", "step", "back to", "bytes", "committed", "SGD", "ECD"):
         assert word in said.out
     code, said = command(capsys, "runs", "show", bases["SGD"] / "run")
@@ -268,7 +273,7 @@ def test_headings_and_numbers_are_not_cut(columns, bases, capsys, monkeypatch):
 
 
 def test_markup_and_escape_sequences_are_printed_as_what_they_are(tmp_path, bases, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "1000")  # paths are not folded
     folder = tmp_path / "[bold]\x1b[31m[/]x"
     hostile.shutil.copytree(bases["SGD"] / "run", folder)
     sign(folder, setting("optimizer", value="[link=https://example.org]SGD[/link][/]"))

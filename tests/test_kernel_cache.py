@@ -122,7 +122,7 @@ def test_an_optimizer_steps_with_a_damaged_cache(cache, monkeypatch):
     for _ in range(2):
         monkeypatch.setattr(native, "_functions", {})
         p = nn.Parameter(torch.ones(70_000))  # deep enough for passes
-        opt = lo.optim.SGD([p], lr=0.1)
+        opt = lo.optim.SGD([p], lr=0.1, momentum=0.9)
         p.grad = torch.ones_like(p)
         opt.step()
         assert native._functions and None not in native._functions.values()

@@ -1,6 +1,7 @@
 """What a step leaves behind besides remainders: pushed to the journal with the step, popped when it is undone."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ..exact import World
@@ -43,7 +44,7 @@ def push(
         optimizer.carried.update(history)
     _count(optimizer, active, 1)
     optimizer.backward.clear()
-    optimizer.schedulers.suspected |= "settings" in entry or "step" in vars(optimizer)  # the latter is torch's mark
+    optimizer.schedulers.note_step(optimizer, changed="settings" in entry)
     optimizer.journal.push(check, entry)
 
 
@@ -63,9 +64,11 @@ def pop(optimizer: "ReversibleOptimizer", active: list[int]) -> None:
     else:
         optimizer._settings = unpack(entry.get("settings"), used)
         optimizer._active = entry.get("active", active)
-    for group, settings in zip(optimizer.param_groups, used, strict=False):
+    shared = {key: used[0][key] for key in optimizer.shared if key in used[0]}
+    for group, settings in zip_longest(optimizer.param_groups, used, fillvalue=shared):  # of groups added later, too
         put(group, settings)
     optimizer.schedulers.put(optimizer, used[0])
+    optimizer.schedulers.put_back = used
 
 
 def _count(optimizer: "ReversibleOptimizer", active: list[int], sign: int) -> None:

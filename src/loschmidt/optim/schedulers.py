@@ -25,11 +25,13 @@ class Schedulers:
     Attributes:
         kept: weak references to them, in the order in which they came.
         suspected: whether there may be others.
+        put_back: settings that the last undo left, until a step is taken.
     """
 
     def __init__(self) -> None:
         self.kept: list[weakref.ref] = []
         self.suspected = False
+        self.put_back: Settings | None = None
 
     def __reduce__(self) -> tuple:
         return Schedulers, ()  # those kept belong to the original
@@ -62,6 +64,11 @@ class Schedulers:
             out |= {name + k: () if v is None else v for k, v in vars(one).items() if _is_plain(v)}
         return out
 
+    def note_step(self, optimizer: "ReversibleOptimizer", changed: bool) -> None:
+        """A step was taken, with the settings of the step before or with others."""
+        self.suspected |= changed or "step" in vars(optimizer)  # the latter is torch's mark
+        self.put_back = None
+
     def put(self, optimizer: "ReversibleOptimizer", notes: dict[str, Any]) -> None:
         """Put them back to where they stood; the param groups are back already."""
         for one, name in self._named():
@@ -75,7 +82,7 @@ class Schedulers:
         """Raise InvalidSetting if a scheduler stood nobody knows where when the last step was taken.
 
         They are looked for where there is a sign of them: the mark that torch leaves on their optimizer, or (for
-        ReduceLROnPlateau, which leaves none) settings that changed from one step to another.
+        ReduceLROnPlateau, which leaves none) settings that changed from one step to another, unless an undo did it.
         """
         for one, name in self._named():
             if any(_is_plain(v) and settings[0].get(name + k) is None for k, v in vars(one).items()):
@@ -84,11 +91,10 @@ class Schedulers:
                     "it came later, or with the steps loaded it was another one.",
                     "call undo_also(scheduler) before the first step, in the same order after loading.",
                 )
-        if not self.suspected and present(optimizer) == settings:
+        if not self.suspected and present(optimizer) in (settings, self.put_back):
             return
         mine = {id(one) for scheduler in self._alive() for one in _family(scheduler)}
-        others = [x for x in gc.get_objects() if issubclass(type(x), _KINDS) and vars(x).get("optimizer") is optimizer]
-        others = [one for one in others if id(one) not in mine]
+        others = [one for one in _living() if vars(one).get("optimizer") is optimizer and id(one) not in mine]
         inner = {id(x) for one in others for x in _family(one)[1:]}
         for kind in (type(one).__name__ for one in others if id(one) not in inner):
             raise InvalidSetting(
@@ -107,6 +113,12 @@ class Schedulers:
             scheduler = ref()
             for j, one in enumerate(_family(scheduler) if scheduler is not None else ()):
                 yield one, f"{NOTE}{i}.{j} {type(one).__name__}."
+
+
+def _living() -> list[Any]:
+    """All schedulers of this process. There may be half a million objects, but most are of few types."""
+    kinds = {kind for kind in set(map(type, gc.get_objects())) if issubclass(kind, _KINDS)}
+    return [x for x in gc.get_objects() if type(x) in kinds] if kinds else []
 
 
 def _family(scheduler: Any) -> list[Any]:

@@ -52,12 +52,13 @@ def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
     return np.ldexp(scales[owner], part.block.lattices[lattice].e[first:last] + shifts[owner])
 
 
-def mixed(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
-    """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int64, flat."""
+def drawn(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
+    """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int32, flat.
+
+    A Weyl sequence: equidistributed over elements, and over steps, as the salt is a hash of the step.
+    """
     x = torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in sizes.tolist()])
-    x = ((x + salt & _32) * 0x9E3779B1) & _32
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _32
-    return x ^ (x >> 13)
+    return ((x * 0x9E3779B9 + salt & _32) - ((x * 0x9E3779B9 + salt & 1 << 31) << 1)).to(torch.int32)
 
 
 def extra_of(trace: Trace, name: str, salt: int) -> Extra:
@@ -66,7 +67,7 @@ def extra_of(trace: Trace, name: str, salt: int) -> Extra:
     if part.block.lattices[name].n.dtype is not torch.int16:
         return no_extra
     starts = np.concatenate([[0], np.cumsum(part.lengths)])
-    bits = (mixed(_sizes(part), salt, part.block.device) & 1).to(torch.int16)
+    bits = (drawn(_sizes(part), salt, part.block.device) < 0).to(torch.int16)
     return lambda row: bits[int(starts[row]) : int(starts[row + 1])]
 
 
@@ -141,9 +142,8 @@ def _kick(trace: Trace, a: list, x: torch.Tensor, salt: int, sign: int) -> None:
     inverse = block.rows.spread(1.0 / units_of(trace, name, table), *part.rows_at, block.device).to(work)
     k = x * inverse
     if dithered:
-        k = k.add_((mixed(_sizes(part), salt, block.device) >> 8).to(work) * 2.0**-24).floor_()
-    else:
-        k = k.round_()
+        k = k.add_(drawn(_sizes(part), salt, block.device).to(work) * 2.0**-32)
+    k = k.round_()
     n = part.integers(name)
     n.add_(k.to(n.dtype)) if own * sign > 0 else n.sub_(k.to(n.dtype))
 

@@ -18,9 +18,9 @@ from .trace import Instruction, Trace
 
 _OPS = (
     *("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum"),
-    *("root", "quotient"),
+    *("step", "moments"),
 )
-_READS = {"gradient": "", "value": "", "root": "", "quotient": "b"} | dict.fromkeys(("mul", "add", "sub", "div"), "ab")
+_READS = {"gradient": "", "value": ""} | dict.fromkeys(("mul", "add", "sub", "div"), "ab")
 """Fields of a code that name registers it reads, where that is not "a" alone."""
 _NUMBER = {name: i for i, name in enumerate(_OPS)}
 _WRONG = ("", "edited", "not finite", "too large", "left the lattice", "no memory")
@@ -31,7 +31,7 @@ _SMALL = 1 << 15  # elements from which on a second thread is worth its start
 class _Args(ctypes.Structure):
     _numbers = ("rows", "threads", "forward", "codes", "halvings", "lattices", "narrow", "view", "q", "shows", "looks")
     _fields_ = (
-        [(k, ctypes.c_int64) for k in (*_numbers, "sums_count")]
+        [(k, ctypes.c_int64) for k in (*_numbers, "steps")]
         + [(k, ctypes.c_void_p) for k in ("starts", "owner", "inside", "only", "gradients", "weights")]
         + [(k, ctypes.c_void_p * MOST) for k in ("n", "e", "bound")]
         + [(k, ctypes.c_int64 * MOST) for k in ("width", "spare")]
@@ -88,9 +88,12 @@ class Walk:
 
     @property
     def salt(self) -> int:
-        """What tells the steps apart in dithered rounding."""
+        """A hash of step and seed, 32 bits: where the step's dither begins."""
         world = self.part.world
-        return (world.step * 2246822519 + world.seed * 3266489917) & 0xFFFFFFFF
+        x = (world.step * 2246822519 + world.seed * 3266489917) & 0xFFFFFFFF
+        for factor in (0x9E3779B1, 0x85EBCA6B):
+            x = (x ^ x >> 16) * factor & 0xFFFFFFFF
+        return x ^ x >> 13
 
     def run(self, counts: Sequence[np.ndarray] = (), planes: np.ndarray | None = None) -> Result:
         """Do it. Logarithms are the caller's to take over.
@@ -146,12 +149,17 @@ class Walk:
         u = part.block.rows.spread(eager.units_of(self.trace, "q", table), *part.rows_at, part.block.device).to(work)
         return part.integers("q").to(work).mul_(u).to(part.block.dtype)
 
+    @property
+    def _alike(self) -> bool:
+        """Whether the integers of all lattices but the parameters' have one width, as fused instructions need it."""
+        return len({x.n.dtype for k, x in self.part.block.lattices.items() if k != "q"}) <= 1
+
     # -- in C ----------------------------------------------------------------------------------------
 
     def _native(self, counts: list[np.ndarray], planes: np.ndarray) -> Result:
         part, trace = self.part, self.trace
         block, lengths = part.block, part.lengths
-        code, k = coded(tuple(trace.instructions), tuple(self.names))
+        code, k = coded(tuple(trace.instructions), tuple(self.names), self._alike)
         rows = len(lengths)
         given = np.zeros((max(1, k), rows), np.int16)
         for i, c in enumerate(counts):
@@ -160,21 +168,22 @@ class Walk:
         planes = np.ascontiguousarray(planes)
         result, kind, row, done = self._call(code, k, given, at, planes, self.forward, None)
         if kind:
-            self._take_back(code, k, given, at, planes, result, done)
-            op = trace.shears[int(code["halving"][int(done[row]) - 2])] if done[row] > 1 else -1
+            self._take_back(k, given, at, planes, result, done)
+            op = trace.shears[int(done[row]) - 2] if done[row] > 1 else -1
             raise Failed(_WRONG[kind], row, op)
         return result
 
-    def _take_back(self, code, k, given, at, planes, result, done) -> None:
-        """Undo the rows that were done, and of those done in part the instructions that were."""
-        inverse = self._inverse(code)
+    def _take_back(self, k, given, at, planes, result, done) -> None:
+        """Undo the rows that were done, and of those done in part the shears that were."""
+        code, _ = coded(tuple(self.trace.instructions), tuple(self.names), False)
+        shears = np.flatnonzero(code["op"] == _NUMBER["shear"])
         made = np.concatenate(result.planes) if self.forward and result.planes else planes
         where = offsets(list(given[:k]), self.part.lengths) if self.forward and k else at
         if where is not None:
             where = np.ascontiguousarray(where)
         for whole, only in ((True, done == 1), *((False, np.arange(len(done)) == r) for r in np.flatnonzero(done > 1))):
             if only.any():
-                mine = inverse if whole else self._inverse(code[: int(done[only][0]) - 2])
+                mine = self._inverse(code if whole else code[: ([0, *(shears + 1)])[int(done[only][0]) - 2]])
                 self._call(mine, k, given.copy(), where, made, not self.forward, only.astype(np.uint8))
 
     def _inverse(self, code: np.ndarray) -> np.ndarray:
@@ -214,7 +223,7 @@ class Walk:
         threads = torch.get_num_threads() if part.size >= _SMALL else 1
         a.rows, a.threads, a.forward, a.codes, a.halvings = rows, min(threads, rows), forward, len(code), k
         a.narrow, a.view, a.shows = block.work is torch.float32, block.dtype.itemsize, self.shows and only is None
-        a.looks = self.looks and only is None
+        a.looks, a.steps = self.looks and only is None, int(_NUMBER["step"] in code["op"])
         (a.starts, a.owner, a.inside), a.only = geometry.at, _address(only)
         a.gradients, a.weights = map(_address, pointers)
         a.lattices = len(self.names)
@@ -257,9 +266,9 @@ def _units(tables: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray,
 def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
     """Instructions by their number, some that follow each other as one, so that rows are gone through less often.
 
-    ("shear", ..., dithered, P | "", squared): of a register, or its square, times P
-    ("root", lattice, unit, plus, P, Q)        sqrt(max(value, 0) P) + Q
-    ("quotient", lattice, unit, plus, %a)      value / %a
+    ("shear", ..., dithered, P | "", squared)   of a register, or its square, times P
+    ("step", m, its unit, plus, v, its unit, plus, P, Q)     m / (sqrt(max(v, 0) P) + Q)
+    ("moments", m, its unit, v, its unit, %a, sign, P, Q, whether m is first)   shears of m by %a P, of v by %a^2 Q
     """
     uses = Counter(x for i in instructions for x in i if isinstance(x, str) and x.startswith("%"))
     out = dict(enumerate(instructions))
@@ -273,18 +282,14 @@ def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
         return i is not None and i[2].startswith("P")
 
     for k, i in list(out.items()):
-        if i[0] == "add" and i[2].startswith("P"):
-            chain = [once(i[1], "sqrt")]
-            for kind in ("mul", "max0", "value"):
+        if i[0] == "div" and i[2].startswith("%") and (value := once(i[1], "value")):
+            chain = [once(i[2], "add")]
+            for kind in ("sqrt", "mul", "max0", "value"):
                 chain.append(chain[-1] and once(chain[-1][1], kind))
-            if chain[-1] and number(chain[1]):
-                names = [i[1], chain[0][1], chain[1][1], chain[2][1]]
-                out[k] = ("root", *chain[-1][1:], chain[1][2], i[2])
-                for name in names:
+            if chain[-1] and number(chain[0]) and number(chain[2]):
+                for name in (i[1], i[2], *(x[1] for x in chain[:4])):
                     del out[int(name[1:])]
-        elif i[0] == "div" and i[2].startswith("%") and (value := once(i[1], "value")):
-            del out[int(i[1][1:])]
-            out[k] = ("quotient", *value[1:], i[2])
+                out[k] = ("step", *value[1:], *chain[-1][1:], chain[2][2], chain[0][2])
         elif i[0] == "shear":
             register, factor, squared = i[3], "", False
             if number(one := once(register, "mul")):
@@ -295,52 +300,79 @@ def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
                     del out[int(register[1:])]
                     register, squared = two[1], True
             out[k] = (*i[:3], register, *i[4:], factor, squared)
+    return _paired(out)
+
+
+def _paired(out: dict[int, Instruction]) -> dict[int, Instruction]:
+    """Neighbouring shears by one register and by its square, as one."""
+    before: int | None = None
+    for k in list(out):
+        if before is not None and out[k][0] == out[before][0] == "shear" and out[k][3] == out[before][3]:
+            first = not out[before][7]
+            m, v = (out[before], out[k]) if first else (out[k], out[before])
+            plain, squares = m[5:] == (False, m[6], False) and m[6], v[5] and v[6] and v[7]
+            if plain and squares and m[1] != v[1] and m[4] == v[4]:
+                out[k] = ("moments", m[1], m[2], v[1], v[2], m[3], m[4], m[6], v[6], first)
+                del out[before]
+                before = None
+                continue
+        before = k
     return out
 
 
+_FIELDS = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag", "factor", "squared")
+_SECOND = ("lattice2", "unit2", "halving2", "flag2", "factor2")
+
+
 @functools.lru_cache(256)
-def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...]) -> tuple[np.ndarray, int]:
+def coded(
+    instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True
+) -> tuple[np.ndarray, int]:
     """Instructions as `rows.c` reads them, with registers; and how many shears there are.
 
     Args:
         instructions: see `trace`.
         names: of the lattices, in the order of `Args.n`.
+        fused: whether several may be one.
     """
-    fields = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag", "factor", "squared")
-    fused = _fused(instructions)
+    listed = _fused(instructions) if fused else dict(enumerate(instructions))
     registers: dict[str, int] = {}
-    last = {x: k for k, i in fused.items() for x in i if isinstance(x, str) and x.startswith("%")}
+    last = {x: k for k, i in listed.items() for x in i if isinstance(x, str) and x.startswith("%")}
     free, out, shears, sums = list(range(REGISTERS))[::-1], [], 0, 0
-    for k, (op, *a) in fused.items():
-        c = dict.fromkeys(fields, 0)
+    for k, (op, *a) in listed.items():
+        c = dict.fromkeys((*_FIELDS, *_SECOND), 0)
         used = dict.fromkeys(x for x in a if isinstance(x, str) and x.startswith("%"))
-        if op in ("value", "root", "quotient", "shear"):
+        if op in ("value", "step", "shear", "moments"):
             c |= {"lattice": names.index(a[0]), "unit": a[1]}
-        if op in ("value", "root", "quotient"):
+        if op == "value":
             c["flag"] = a[2]
-        if op == "root":
-            c |= {"a": int(a[3][1:]), "b": int(a[4][1:])}
-        elif op == "quotient":
-            c["b"] = registers[a[3]]
+        elif op == "step":
+            c |= {"flag": a[2], "lattice2": names.index(a[3]), "unit2": a[4], "flag2": a[5]}
+            c |= {"a": int(a[6][1:]), "b": int(a[7][1:])}
         elif op == "shear":
-            c |= {"a": registers[a[2]], "b": a[3], "flag": int(a[4]), "halving": shears, "squared": int(a[6])}
-            c["factor"] = int(a[5][1:]) + 1 if a[5] else 0
+            c |= {"a": registers[a[2]], "b": a[3], "flag": int(a[4]), "halving": shears}
+            c |= {"factor": int(a[5][1:]) + 1 if a[5:] and a[5] else 0, "squared": int(bool(a[6:] and a[6]))}
             shears += 1
+        elif op == "moments":
+            c |= {"lattice2": names.index(a[2]), "unit2": a[3], "a": registers[a[4]], "b": a[5]}
+            c |= {"factor": int(a[6][1:]) + 1, "factor2": int(a[7][1:]) + 1}
+            c |= {"halving": shears + (not a[8]), "halving2": shears + a[8]}
+            shears += 2
         elif op == "sum":
             c |= {"a": registers[a[0]], "b": sums}
             sums += 1
-        elif op not in ("gradient", "value"):
+        elif op != "gradient":
             c["a"] = registers[a[0]]
             if len(a) > 1:
                 op, c["b"] = (op + "P", int(a[1][1:])) if a[1].startswith("P") else (op, registers[a[1]])
         c["op"] = _NUMBER[op]
         free += [registers[x] for x in used if last[x] == k]
-        if op not in ("shear", "sum"):
+        if op not in ("shear", "moments", "sum"):
             c["to"] = registers[f"%{k}"] = free.pop()
             if f"%{k}" not in last:
                 free.append(c["to"])
-        out.append(tuple(c[name] for name in fields))
-    return np.array(out, [(name, np.int64) for name in fields]), shears
+        out.append(tuple(c.values()))
+    return np.array(out, [(name, np.int64) for name in (*_FIELDS, *_SECOND)]), shears
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

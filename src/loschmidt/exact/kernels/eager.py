@@ -34,12 +34,13 @@ class Result:
     Attributes:
         counts: of each shear, int16, shape (rows,).
         planes: of each shear, on the way forward.
+        quiet: of each shear, on the way forward: whether all its counts are 0.
         sums: of each sum instruction, float64, shape (rows,).
         checksum: of the gradient's words.
     """
 
     def __init__(self, counts: list[np.ndarray], planes: list[np.ndarray]):
-        self.counts, self.planes, self.sums, self.checksum = counts, planes, [], 0
+        self.counts, self.planes, self.quiet, self.sums, self.checksum = counts, planes, [], [], 0
 
 
 def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
@@ -166,6 +167,7 @@ def _shear(trace, a, x, starts, forward, salt, out, k, given, at, planes) -> Non
                 raise Failed("too large", error.row) from None
             out.counts.append(counts)
             out.planes.append(made)
+            out.quiet.append(not counts.any())
         else:
             kick = most / lattice.units(*rows) + 2.0
             bound = peaks(part.integers(name), starts)

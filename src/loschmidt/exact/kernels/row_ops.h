@@ -226,6 +226,7 @@ static int NAME(ready)(const Args *a, const Code *c, i64 r, i64 m, T most, Buffe
     *count = 0;
     int wrong = NAME(room)(a, c, r, m, n, (double)most, count, made + c->halving);
     if (wrong) NAME(no_room)(a, c, r, m, made);
+    if (*count) a->moved[c->halving] = 1;
     return wrong;
   }
   double k = (double)most / unit_of(a, c->unit, l, r) * (1.0 + 0x1p-20) + 2.0, *bound = a->bound[l] + r;

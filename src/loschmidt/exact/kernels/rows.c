@@ -44,7 +44,8 @@ typedef struct {
   /* results */
   i16 *counts;                          /* (halvings, rows) */
   const u8 *planes_in; const i64 *offsets;   /* (halvings, rows), on the way back */
-  u8 *done; double *sums; i64 *failed;  /* failed: kind, row, code */
+  u8 *done, *moved;                     /* moved: shears, whether any of their counts is not 0 */
+  double *sums; i64 *failed;  /* failed: kind, row, code */
   u64 checksum; i64 planes_bytes[16];
   void *made;                           /* planes, until `collect` */
 } Args;

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..lattice import Lattice, Rows
 from ..tape import offsets
 from ..units import split
+from ..world import Block, Part
 from . import eager, native
 from .eager import Failed, Result
 from .trace import Instruction, Trace
@@ -37,7 +37,7 @@ class _Args(ctypes.Structure):
         + [(k, ctypes.c_int64 * MOST) for k in ("width", "spare")]
         + [(k, ctypes.c_void_p) for k in ("code", "P", "scales", "shifts", "unit_stride", "unit_at")]
         + [("q_before", ctypes.c_int64), ("q_after", ctypes.c_int64), ("salt", ctypes.c_uint64)]
-        + [(k, ctypes.c_void_p) for k in ("counts", "planes_in", "offsets", "done", "sums", "failed")]
+        + [(k, ctypes.c_void_p) for k in ("counts", "planes_in", "offsets", "done", "moved", "sums", "failed")]
         + [("checksum", ctypes.c_uint64), ("planes_bytes", ctypes.c_int64 * HALVINGS), ("made", ctypes.c_void_p)]
     )
 
@@ -46,18 +46,56 @@ def _address(x: np.ndarray | None) -> int | None:
     return None if x is None else x.__array_interface__["data"][0]
 
 
-class _Geometry:
-    """Where the rows of some tensors lie, as `rows.c` reads it."""
+class _Frame:
+    """What `rows.c` is told of some tensors of a block, where it is the same at each step: kept by the block.
 
-    def __init__(self, rows: Rows, first: int, last: int):
+    Args:
+        block: of which.
+        first: the first tensor.
+        last: the one behind the last.
+    """
+
+    def __init__(self, block: Block, first: int, last: int):
+        rows = block.rows
         r0, r1 = int(rows.first[first]), int(rows.first[last])
+        self.lengths = rows.lengths(r0, r1)
         self.starts = np.ascontiguousarray(rows.starts[r0 : r1 + 1])
         self.owner = np.ascontiguousarray(rows.owner[r0:r1] - np.int32(first))
         self.inside = np.ascontiguousarray(self.starts[:-1] - rows.tensors[rows.owner[r0:r1]])
-        self.at = _address(self.starts), _address(self.owner), _address(self.inside)
+        self.names = tuple(block.lattices)
+        self.held = self._holds(block)
+        self.gradients, self.weights = np.zeros(last - first, np.int64), np.zeros(last - first, np.int64)
+        self.parameters = np.zeros(CODES)
+        self.done, self.moved, self.failed = np.zeros(r1 - r0, np.uint8), np.zeros(CODES, np.uint8), np.zeros(3, np.int64)
+        self.unit_at, self.stride = np.zeros(CODES, np.int64), np.zeros(CODES, np.int64)
+        self.args = a = _Args()
+        a.rows, a.lattices, a.view = r1 - r0, len(self.names), block.dtype.itemsize
+        a.narrow, a.q = block.work is torch.float32, self.names.index("q") if "q" in self.names else 0
+        for i, x in enumerate(block.lattices.values()):
+            a.n[i], a.width[i], a.spare[i] = x.n.data_ptr(), x.n.element_size(), x.spare
+            a.e[i], a.bound[i] = _address(x.e) + 4 * r0, _address(x.bound) + 8 * r0
+        for name in ("starts", "owner", "inside", "gradients", "weights", "done", "moved", "failed", "unit_at"):
+            setattr(a, name, _address(getattr(self, name)))
+        a.P, a.unit_stride = _address(self.parameters), _address(self.stride)
+        self.at = ctypes.byref(a)
+
+    def _holds(self, block: Block) -> list[Any]:
+        return [x for lattice in block.lattices.values() for x in (lattice.n, lattice.e, lattice.bound)]
+
+    def fits(self, block: Block) -> bool:
+        """Whether nothing was replaced since."""
+        return all(a is b for a, b in zip(self.held, self._holds(block), strict=True))
 
 
-_geometry = functools.lru_cache(256)(_Geometry)
+def frame_of(part: Part) -> _Frame:
+    """The part's, made anew if it must be."""
+    frames, at = part.block.frames, part.tensors_at
+    frame = frames.get(at)
+    if frame is None or not frame.fits(part.block):
+        if len(frames) > 64:
+            frames.clear()
+        frame = frames[at] = _Frame(part.block, *at)
+    return frame
 
 
 class Walk:
@@ -74,7 +112,6 @@ class Walk:
         self.trace, self.part, self.forward = trace, trace.part, forward
         self.shows, self.looks = shows, looks
         block = self.part.block
-        self.names = list(block.lattices)
         self.q_before = self.q_after = 0
         if shows:
             first, last = self.part.tensors_at
@@ -157,34 +194,34 @@ class Walk:
     # -- in C ----------------------------------------------------------------------------------------
 
     def _native(self, counts: list[np.ndarray], planes: np.ndarray) -> Result:
-        part, trace = self.part, self.trace
-        block, lengths = part.block, part.lengths
-        code, k = coded(tuple(trace.instructions), tuple(self.names), self._alike)
-        rows = len(lengths)
+        trace, frame = self.trace, frame_of(self.part)
+        code = coded(tuple(trace.instructions), frame.names, self._alike)
+        k, rows = code.shears, len(frame.lengths)
         given = np.zeros((max(1, k), rows), np.int16)
         for i, c in enumerate(counts):
             given[i] = c
-        at = None if self.forward or not k else np.ascontiguousarray(offsets(list(given[:k])[::-1], lengths)[::-1])
+        back = k and not self.forward
+        at = np.ascontiguousarray(offsets(list(given[:k])[::-1], frame.lengths)[::-1]) if back else None
         planes = np.ascontiguousarray(planes)
-        result, kind, row, done = self._call(code, k, given, at, planes, self.forward, None)
+        result, kind, row, done = self._call(frame, code, given, at, planes, self.forward, None)
         if kind:
-            self._take_back(k, given, at, planes, result, done)
-            op = trace.shears[int(done[row]) - 2] if done[row] > 1 else -1
-            raise Failed(_WRONG[kind], row, op)
+            done = done.copy()
+            self._take_back(frame, k, given, at, planes, result, done)
+            raise Failed(_WRONG[kind], row, trace.shears[int(done[row]) - 2] if done[row] > 1 else -1)
         return result
 
-    def _take_back(self, k, given, at, planes, result, done) -> None:
+    def _take_back(self, frame, k, given, at, planes, result, done) -> None:
         """Undo the rows that were done, and of those done in part the shears that were."""
-        code, _ = coded(tuple(self.trace.instructions), tuple(self.names), False)
+        code = coded(tuple(self.trace.instructions), frame.names, False).table
         shears = np.flatnonzero(code["op"] == _NUMBER["shear"])
         made = np.concatenate(result.planes) if self.forward and result.planes else planes
-        where = offsets(list(given[:k]), self.part.lengths) if self.forward and k else at
+        where = offsets(list(given[:k]), frame.lengths) if self.forward and k else at
         if where is not None:
             where = np.ascontiguousarray(where)
         for whole, only in ((True, done == 1), *((False, np.arange(len(done)) == r) for r in np.flatnonzero(done > 1))):
             if only.any():
                 mine = self._inverse(code if whole else code[: ([0, *(shears + 1)])[int(done[only][0]) - 2]])
-                self._call(mine, k, given.copy(), where, made, not self.forward, only.astype(np.uint8))
+                self._call(frame, Code(mine, k), given.copy(), where, made, not self.forward, only.astype(np.uint8))
 
     def _inverse(self, code: np.ndarray) -> np.ndarray:
         """Each shear's own inverse, last first, right after the instructions that its update is made of.
@@ -208,59 +245,52 @@ class Walk:
             out.append(back)
         return np.array(out, code.dtype) if out else code[:0]
 
-    def _call(self, code, k, counts, at, planes, forward, only) -> tuple[Result, int, int, np.ndarray]:
-        part, trace, block = self.part, self.trace, self.part.block
-        (r0, r1), (t0, t1), rows_of = part.rows_at, part.tensors_at, block.rows
-        rows = r1 - r0
-        scales, shifts, unit_at, stride = _units(tuple(trace.tables))
-        sums = np.empty((sum(op == "sum" for op, *_ in trace.instructions) or 1, rows))
-        parameters, done, failed = np.array(trace.parameters or [0.0]), np.zeros(rows, np.uint8), np.zeros(3, np.int64)
-        geometry = _geometry(rows_of, t0, t1)
-        gradients = [block.gradients[i].data_ptr() if i in block.gradients else 0 for i in range(t0, t1)]
-        weights = [block.weights[i].data_ptr() if i in block.weights else 0 for i in range(t0, t1)]
-        pointers = [np.array(x or [0], np.int64) for x in (gradients, weights)]
-        a = _Args()
-        threads = torch.get_num_threads() if part.size >= _SMALL else 1
-        a.rows, a.threads, a.forward, a.codes, a.halvings = rows, min(threads, rows), forward, len(code), k
-        a.narrow, a.view, a.shows = block.work is torch.float32, block.dtype.itemsize, self.shows and only is None
-        a.looks, a.steps = self.looks and only is None, int(_NUMBER["step"] in code["op"])
-        (a.starts, a.owner, a.inside), a.only = geometry.at, _address(only)
-        a.gradients, a.weights = map(_address, pointers)
-        a.lattices = len(self.names)
-        for i, name in enumerate(self.names):
-            x: Lattice = block.lattices[name]
-            a.n[i], a.width[i], a.spare[i] = x.n.data_ptr(), x.n.element_size(), x.spare
-            a.e[i], a.bound[i] = _address(x.e) + 4 * r0, _address(x.bound) + 8 * r0
-        a.q = self.names.index("q") if "q" in self.names else 0
-        a.code, a.P, a.scales, a.shifts = map(_address, (code, parameters, scales, shifts))
-        a.unit_stride, a.unit_at, a.salt = _address(stride), _address(unit_at), self.salt
-        a.q_before, a.q_after = self.q_before, self.q_after
-        a.counts, a.planes_in, a.offsets = map(_address, (counts, planes, at))
-        a.done, a.sums, a.failed = map(_address, (done, sums, failed))
+    def _call(self, frame, code, counts, at, planes, forward, only) -> tuple[Result, int, int, np.ndarray]:
+        trace, block, (t0, t1), a = self.trace, self.part.block, self.part.tensors_at, frame.args
+        sums = np.empty((code.sums, a.rows))
+        units = _put_units(frame, trace.tables)
+        frame.parameters[: len(trace.parameters)] = trace.parameters
+        frame.done.fill(0)
+        frame.moved.fill(0)
+        frame.failed.fill(0)
+        whole = only is None
+        if block.gradients:
+            frame.gradients[:] = [block.gradients[i].data_ptr() if i in block.gradients else 0 for i in range(t0, t1)]
+        if block.weights:
+            frame.weights[:] = [block.weights[i].data_ptr() if i in block.weights else 0 for i in range(t0, t1)]
+        threads = torch.get_num_threads() if self.part.size >= _SMALL else 1
+        a.threads, a.forward, a.codes, a.halvings = min(threads, a.rows), forward, len(code.table), code.shears
+        a.shows, a.looks, a.only = self.shows and whole, self.looks and whole, _address(only)
+        a.code, a.salt, a.q_before, a.q_after = code.at, self.salt, self.q_before, self.q_after
+        a.scales, a.shifts = _address(units[0]), _address(units[1])
+        a.counts, a.planes_in, a.offsets, a.sums = _address(counts), _address(planes), _address(at), _address(sums)
         library = native.library()
-        library.run(ctypes.byref(a))
-        if failed[0] == _WRONG.index("no memory") and not a.made:
+        library.run(frame.at)
+        if frame.failed[0] == _WRONG.index("no memory") and not a.made:
             raise MemoryError("no memory for the planes of a step.")
-        sizes, at, made = a.planes_bytes[:k], 0, []
+        sizes, first, made = a.planes_bytes[: code.shears], 0, []
         out = np.empty(sum(sizes), np.uint8)
-        library.collect(ctypes.byref(a), ctypes.c_void_p(_address(out)) if forward else None)
+        library.collect(frame.at, ctypes.c_void_p(_address(out)) if forward else None)
         for size in sizes if forward else ():
-            made.append(out[at : at + size])
-            at += size
-        result = Result([counts[i] for i in range(k)], made)
+            made.append(out[first : first + size])
+            first += size
+        result = Result(list(counts[: code.shears]), made)
+        result.quiet = [not x for x in frame.moved[: code.shears].tolist()]
         result.sums, result.checksum = list(sums), int(a.checksum)
-        return result, int(failed[0]), int(failed[1]), done
+        return result, int(frame.failed[0]), int(frame.failed[1]), frame.done
 
 
-@functools.lru_cache(64)
-def _units(tables: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Scales and shifts of the tables' logarithms; where each table begins, and whether it has one for each tensor."""
-    each = [table[:1] if len(set(table)) == 1 else table for table in tables] or [(0,)]
-    pairs = [split(log) for table in each for log in table]
-    sizes = [len(table) for table in each]
-    scales, shifts = np.array([x[0] for x in pairs]), np.array([x[1] for x in pairs], np.int64)
-    at = np.cumsum(sizes, dtype=np.int64) - np.array(sizes, np.int64)
-    return scales, shifts, at, np.array([len(table) > 1 for table in each], np.int64)
+def _put_units(frame: _Frame, tables: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and shifts of the tables' logarithms; where each begins, and whether it has one for each tensor."""
+    scales, shifts = [1.0], [0]
+    for i, table in enumerate(tables):
+        alike = table.count(table[0]) == len(table)
+        frame.unit_at[i], frame.stride[i] = len(scales), not alike
+        for log in table[:1] if alike else table:
+            scale, shift = split(log)
+            scales.append(scale)
+            shifts.append(shift)
+    return np.array(scales), np.array(shifts, np.int64)
 
 
 def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
@@ -324,11 +354,27 @@ _FIELDS = ("op", "to", "a", "b", "lattice", "unit", "halving", "flag", "factor",
 _SECOND = ("lattice2", "unit2", "halving2", "flag2", "factor2")
 
 
+class Code:
+    """Instructions as `rows.c` reads them.
+
+    Attributes:
+        table: of them, a record each.
+        shears: how many there are.
+        sums: how many, at least 1.
+        at: the table's address.
+    """
+
+    def __init__(self, table: np.ndarray, shears: int):
+        self.table, self.shears = np.ascontiguousarray(table), shears
+        self.sums = max(1, int((table["op"] == _NUMBER["sum"]).sum()))
+        self.at = self.table.ctypes.data
+
+
 @functools.lru_cache(256)
 def coded(
     instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True
-) -> tuple[np.ndarray, int]:
-    """Instructions as `rows.c` reads them, with registers; and how many shears there are.
+) -> Code:
+    """Instructions as `rows.c` reads them, with registers.
 
     Args:
         instructions: see `trace`.
@@ -372,7 +418,7 @@ def coded(
             if f"%{k}" not in last:
                 free.append(c["to"])
         out.append(tuple(c.values()))
-    return np.array(out, [(name, np.int64) for name in (*_FIELDS, *_SECOND)]), shears
+    return Code(np.array(out, [(name, np.int64) for name in (*_FIELDS, *_SECOND)]), shears)
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

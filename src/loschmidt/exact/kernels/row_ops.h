@@ -159,6 +159,26 @@ static void NAME(kick_show)(void *n, i64 width, const T *f, int sign, T p, T inv
 }
 #undef BY_VIEW
 #undef SHOWN
+/* the same by the values of another lattice, without a register; the next row is touched, if there is a whole one */
+#define FOLLOWED(X, W, AS) { X *x = n; const X *y = n2; W *o = (W *)w + at; IVDEP ALL { \
+  X z = (X)(x[i] + (X)NEAREST((T)y[i] * u2 * p * inverse)); x[i] = z; o[i] = AS((T)z * u); } }
+#define BY_VIEW(X) { if (view == FLOAT) FOLLOWED(X, float, (float)) else if (view == DOUBLE) FOLLOWED(X, double, (double)) \
+  else FOLLOWED(X, u16, bf16_of) }
+static void NAME(follow)(void *n, const void *n2, i64 width, int sign, T p, T inverse, T u2, T u, void *w, i64 view, i64 at, i64 m) {
+  inverse = sign < 0 ? -inverse : inverse;
+  if (width == 4) BY_VIEW(i32) else if (width == 8) BY_VIEW(i64) else BY_VIEW(i16)
+}
+static void NAME(follow_ahead)(i32 *n, const i32 *n2, int sign, T p, T inverse, T u2, T u, float *w, const i32 *g) {
+  const i32 *q_ = n + ROW, *p_ = n2 + ROW, *w_ = (const i32 *)w + ROW;
+  i32 touched = 0;
+  inverse = sign < 0 ? -inverse : inverse;
+  IVDEP for (int i = 0; i < ROW; i++) {
+    i32 z = n[i] + (i32)NEAREST((T)n2[i] * u2 * p * inverse); n[i] = z; w[i] = (float)((T)z * u);
+    touched |= q_[i] | p_[i] | w_[i] | g[i]; }
+  __asm__ volatile("" : : "r"(touched));
+}
+#undef BY_VIEW
+#undef FOLLOWED
 #undef VIEW
 #undef COMPARED
 #undef COMPARED_BF16
@@ -291,6 +311,27 @@ static int NAME(moments)(const Args *a, const Code *c, i64 r, i64 m, const T *f,
   return FINE;
 }
 
+/* the last shear of a walk, of the parameters by the values of another lattice as wide */
+static int NAME(followed)(const Args *a, const Code *c, i64 r, i64 m, i64 next, Buffer *made, int *shown) {
+  i64 width = a->width[c->lattice], at = a->inside[r], tensor = a->owner[r];
+  void *n = (char *)a->n[c->lattice] + a->starts[r] * width, *n2 = (char *)a->n[c->lattice2] + a->starts[r] * width;
+  T p = (T)a->P[c->factor - 1], u2 = (T)unit_of(a, c->unit2, c->lattice2, r);
+  T most = NAME(scaled)((T)peak(n2, width, m) * u2, 0, p);  /* rounding is monotonous */
+  int wrong = NAME(ready)(a, c, r, m, most, made);
+  if (wrong) return wrong;
+  T inverse = (T)(1.0 / unit_of(a, c->unit, c->lattice, r));
+  if (a->forward || !a->counts[c->halving * a->rows + r]) {
+    T u = (T)unit_of(a, a->q_after, a->q, r);
+    int ahead = a->looks && next >= 0 && width == 4 && a->view == FLOAT && m == ROW && a->owner[next] == tensor
+      && a->starts[next + 1] - a->starts[next] == ROW;
+    if (ahead) NAME(follow_ahead)(n, n2, (int)c->b, p, inverse, u2, u, (float *)a->weights[tensor] + at, (const i32 *)a->gradients[tensor] + at + ROW);
+    else NAME(follow)(n, n2, width, (int)c->b, p, inverse, u2, u, a->weights[tensor], a->view, at, m);
+    *shown = 1;
+  } else NAME(follow)(n, n2, width, (int)c->b, p, inverse, u2, (T)0, a->weights[tensor], a->view, at, m);
+  NAME(settle)(a, c, r, m);
+  return FINE;
+}
+
 #define TWO(op) { const T *x = V[c->a], *y = V[c->b]; T *z = R[c->to]; IVDEP ALL z[i] = x[i] op y[i]; }
 #define ONE(op) { const T *x = V[c->a]; T p = (T)a->P[c->b], *z = R[c->to]; IVDEP ALL z[i] = x[i] op p; }
 #define N_OF(lattice) ((char *)a->n[lattice] + a->starts[r] * a->width[lattice])
@@ -303,8 +344,7 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
   for (i64 k = 0; k < a->codes; k++) {
     const Code *c = a->code + k;
     int wrong = FINE, whole = 0;
-    V[c->to] = c->op == SHEAR || c->op == MOMENTS || c->op == SUM ? V[c->to] : R[c->to];
-    if (c->op != SHEAR && c->op != MOMENTS && c->op != SUM) tops[c->to] = -1;
+    if (c->op != SHEAR && c->op != MOMENTS && c->op != SUM) { V[c->to] = R[c->to]; tops[c->to] = -1; }
     switch (c->op) {
       case GRADIENT:
         tops[c->to] = top;
@@ -328,6 +368,16 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
         wrong = NAME(moments)(a, c, r, m, V[c->a], tops[c->a], made, also ? R[then->to] : 0, &known, next, look);
         if (!wrong) *reached += 2;
         if (!wrong && known >= 0) { V[then->to] = R[then->to]; tops[then->to] = known; k++; }
+        break;
+      }
+      case FOLLOW: {
+        int follows = k == a->codes - 1 && *shown < 0 && c->lattice == a->q && a->width[c->lattice] == a->width[c->lattice2];
+        if (follows) wrong = NAME(followed)(a, c, r, m, next, made, shown);
+        else {
+          NAME(value)(R[c->to], N_OF(c->lattice2), a->width[c->lattice2], 0, (T)unit_of(a, c->unit2, c->lattice2, r), m);
+          wrong = NAME(shear)(a, c, r, m, R[c->to], NAME(largest)(R[c->to], m), made, &(int){0});
+        }
+        if (!wrong) *reached += 1;
         break;
       }
       case SHEAR:

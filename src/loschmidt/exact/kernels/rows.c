@@ -21,13 +21,13 @@ typedef uint32_t u32; typedef uint64_t u64;
 #define IVDEP _Pragma("GCC ivdep")
 #endif
 
-enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM, STEP, MOMENTS };
+enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM, STEP, MOMENTS, FOLLOW };
 enum { FINE, EDITED, NOT_FINITE, TOO_LARGE, LEFT_THE_LATTICE, NO_MEMORY };
 
 typedef struct { i64 op, to, a, b, lattice, unit, halving, flag, factor, squared, lattice2, unit2, halving2, flag2, factor2; } Code;
 /* to, a, b: registers; b: a number in P where the op ends in P. VALUE: flag is added to n. SHEAR: `a` is added, a
    sign is in b, `halving` numbers those that record counts, flag is 1 where the rounding is dithered. SUM: of `a`, to
-   sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. STEP, MOMENTS: see
+   sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. STEP, MOMENTS, FOLLOW: see
    walk.py; a and b of STEP are numbers in P. */
 
 typedef struct {

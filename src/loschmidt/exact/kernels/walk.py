@@ -18,7 +18,7 @@ from .trace import Instruction, Trace
 
 _OPS = (
     *("gradient", "value", "mul", "add", "sub", "div", "mulP", "addP", "subP", "divP", "sqrt", "max0", "shear", "sum"),
-    *("step", "moments"),
+    *("step", "moments", "follow"),
 )
 _READS = {"gradient": "", "value": ""} | dict.fromkeys(("mul", "add", "sub", "div"), "ab")
 """Fields of a code that name registers it reads, where that is not "a" alone."""
@@ -298,6 +298,7 @@ def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
 
     ("shear", ..., dithered, P | "", squared)   of a register, or its square, times P
     ("step", m, its unit, plus, v, its unit, plus, P, Q)     m / (sqrt(max(v, 0) P) + Q)
+    ("follow", lattice, its unit, other, its unit, sign, P)   a shear of a lattice by another one's value times P
     ("moments", m, its unit, v, its unit, %a, sign, P, Q, whether m is first)   shears of m by %a P, of v by %a^2 Q
     """
     uses = Counter(x for i in instructions for x in i if isinstance(x, str) and x.startswith("%"))
@@ -330,6 +331,10 @@ def _fused(instructions: Sequence[Instruction]) -> dict[int, Instruction]:
                     del out[int(register[1:])]
                     register, squared = two[1], True
             out[k] = (*i[:3], register, *i[4:], factor, squared)
+            value = once(register, "value")
+            if value and factor and not squared and not i[5] and not value[3]:
+                del out[int(register[1:])]
+                out[k] = ("follow", i[1], i[2], *value[1:3], i[4], factor)
     return _paired(out)
 
 
@@ -388,7 +393,7 @@ def coded(
     for k, (op, *a) in listed.items():
         c = dict.fromkeys((*_FIELDS, *_SECOND), 0)
         used = dict.fromkeys(x for x in a if isinstance(x, str) and x.startswith("%"))
-        if op in ("value", "step", "shear", "moments"):
+        if op in ("value", "step", "shear", "moments", "follow"):
             c |= {"lattice": names.index(a[0]), "unit": a[1]}
         if op == "value":
             c["flag"] = a[2]
@@ -404,6 +409,10 @@ def coded(
             c |= {"factor": int(a[6][1:]) + 1, "factor2": int(a[7][1:]) + 1}
             c |= {"halving": shears + (not a[8]), "halving2": shears + a[8]}
             shears += 2
+        elif op == "follow":
+            c |= {"lattice2": names.index(a[2]), "unit2": a[3], "b": a[4], "factor": int(a[5][1:]) + 1}
+            c |= {"to": free[-1], "halving": shears}
+            shears += 1
         elif op == "sum":
             c |= {"a": registers[a[0]], "b": sums}
             sums += 1
@@ -413,7 +422,7 @@ def coded(
                 op, c["b"] = (op + "P", int(a[1][1:])) if a[1].startswith("P") else (op, registers[a[1]])
         c["op"] = _NUMBER[op]
         free += [registers[x] for x in used if last[x] == k]
-        if op not in ("shear", "moments", "sum"):
+        if op not in ("shear", "moments", "follow", "sum"):
             c["to"] = registers[f"%{k}"] = free.pop()
             if f"%{k}" not in last:
                 free.append(c["to"])

@@ -344,12 +344,11 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
   for (i64 k = 0; k < a->codes; k++) {
     const Code *c = a->code + k;
     int wrong = FINE, whole = 0;
-    if (c->op != SHEAR && c->op != MOMENTS && c->op != SUM) { V[c->to] = R[c->to]; tops[c->to] = -1; }
     switch (c->op) {
       case GRADIENT:
         tops[c->to] = top;
-        if (a->view == sizeof(T)) V[c->to] = (const T *)a->gradients[tensor] + at;
-        else NAME(load)(R[c->to], a->gradients[tensor], a->view, at, m);
+        V[c->to] = a->view == sizeof(T) ? (const T *)a->gradients[tensor] + at : R[c->to];
+        if (a->view != sizeof(T)) NAME(load)(R[c->to], a->gradients[tensor], a->view, at, m);
         break;
       case VALUE: NAME(value)(R[c->to], N_OF(c->lattice), a->width[c->lattice], c->flag, (T)unit_of(a, c->unit, c->lattice, r), m); break;
       case MUL: TWO(*) break; case ADD: TWO(+) break; case SUB: TWO(-) break; case DIV: TWO(/) break;
@@ -398,6 +397,9 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
       }
     }
     if (wrong) return wrong;
+    if (c->op == SHEAR || c->op == MOMENTS || c->op == SUM || c->op == GRADIENT) continue;
+    V[c->to] = R[c->to];  /* not before: `to` may be `a`, and a gradient lies elsewhere */
+    if (c->op != STEP) tops[c->to] = -1;
   }
   return FINE;
 }

@@ -145,9 +145,9 @@ def test_a_wrong_ledger_would_be_noticed():
         after = monitor.after
 
         def damaged(traj, back):
-            flip(traj.optimizer._slots[0].block.lattices["p"].n, bit=38)
+            flip(traj.optimizer._slots[0].block.lattices["p"].n, bit=24)
             after(traj, back)
-            flip(traj.optimizer._slots[0].block.lattices["p"].n, bit=38)
+            flip(traj.optimizer._slots[0].block.lattices["p"].n, bit=24)
 
         monitor.after = damaged
         traj.seek(4)

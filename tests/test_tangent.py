@@ -370,7 +370,7 @@ class Cubed:
 
 def program(kicks):
     class Own(lo.optim.ReversibleOptimizer):
-        lattices: ClassVar = {"p": None}
+        lattices: ClassVar = {"p": 2}
 
         def __init__(self, params, lr=0.1):
             super().__init__(params, {"lr": lr, "weight_decay": 0.0})

@@ -104,7 +104,7 @@ def room(
             if i not in known:
                 bound = lattice.bound[first + i] = float(peaks(n[i], np.array([0, n[i].numel()]))[0])
                 known.add(i)
-            zero = bound == 0.0
+            zero = bound == 0.0 and not 0 < counts[i] < JUMP  # not one that halving has made zero
             if not k < 1e300:
                 by = 1 << 20
             elif zero and most[i] > 0.0 and k * spare > limit:

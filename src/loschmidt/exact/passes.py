@@ -17,7 +17,8 @@ from .kernels.eager import Failed, Result
 from .kernels.trace import Trace, TracedPart, Untraceable, Value
 from .kernels.walk import Walk
 from .program import Contract, Op, Shear
-from .tape import halved_bits
+from .ops import unroom
+from .tape import by_rows, halved_bits, pop_all
 from .world import Part, World, row_sums
 
 Group = list[tuple[int, Op]]
@@ -139,15 +140,18 @@ def _walk(group: Group, world: World, traces: list[Trace]) -> None:
         results.append((trace, result))
     for trace, result in results:
         _take_over(trace, world)
-    for position, _ in group:
+    for position, op in group:
         for trace, result in results:
             if position in trace.shears:
                 k = trace.shears.index(position)
                 if result.quiet[k]:
                     trace.part.block.stack.push_nothing()
                 else:
-                    _book(trace, k, result.counts[k], 1)
+                    lattice = trace.part.block.lattices[op.target]
+                    lattice.pushed += halved_bits(result.counts[k], trace.part.lengths)
                     trace.part.block.stack.push(result.counts[k], result.planes[k])
+            elif position in trace.idle:
+                trace.part.block.stack.push_nothing()
 
 
 def _shows(trace: Trace) -> bool:
@@ -163,11 +167,6 @@ def _take_over(trace: Trace, world: World) -> None:
         torch.autograd.graph.increment_version(
             [trace.part.block.weights[i] for i in range(first, last) if i in trace.part.block.weights]
         )
-
-
-def _book(trace: Trace, k: int, counts: np.ndarray, sign: int) -> None:
-    name = [i for i in trace.instructions if i[0] == "shear"][k][1]
-    trace.part.block.lattices[name].pushed += sign * halved_bits(counts, trace.part.lengths)
 
 
 def _take_back(group: Group, trace: Trace, result: Result) -> None:
@@ -208,13 +207,14 @@ def _backward(group: Group, world: World, undone: list[Group] | None = None) -> 
 
 
 def _walk_back(group: Group, world: World, traces: list[Trace]) -> None:
-    held: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-    for position, _ in reversed(group):
-        for number, trace in reversed(list(enumerate(traces))):
-            if position in trace.shears:
-                stack, lengths = trace.part.block.stack, trace.part.lengths
-                counts = stack.pop_record(len(lengths))
-                held[position, number] = counts, stack.pop_planes(counts, lengths)
+    places = [
+        (position, number)
+        for position, _ in reversed(group)
+        for number, trace in reversed(list(enumerate(traces)))
+        if position in trace.shears or position in trace.idle
+    ]
+    parts = [traces[number].part for _, number in places]
+    held = dict(zip(places, pop_all([(part.block.stack, part.lengths) for part in parts]), strict=True))
     done: list[Trace] = []
     try:
         for number, trace in reversed(list(enumerate(traces))):
@@ -226,15 +226,17 @@ def _walk_back(group: Group, world: World, traces: list[Trace]) -> None:
         for other in reversed(done):
             forward = _forward_again(group, other)
             Walk(forward, True, _shows(forward)).run()
-        for position, _ in group:
-            for number, other in enumerate(traces):
-                if (position, number) in held:
-                    other.part.block.stack.push(*held[position, number])
+        for part, popped in reversed(list(zip(parts, held.values(), strict=True))):
+            part.block.stack.push(*popped)
         _refuse(failed, trace.part, world, group)
     for trace in traces:
         _take_over(trace, world)
-    for (position, number), (counts, _) in held.items():
-        _book(traces[number], traces[number].shears.index(position), counts, -1)
+    for (position, number), (counts, planes) in held.items():
+        op, trace = dict(group)[position], traces[number]
+        lattice = trace.part.block.lattices[op.target]
+        lattice.pushed -= halved_bits(counts, trace.part.lengths)
+        if position in trace.idle and counts.any():  # off the recorded path: it had something to add there
+            unroom(lattice, trace.part.rows_at, counts, by_rows(counts, trace.part.lengths, planes))
 
 
 def _forward_again(group: Group, trace: Trace) -> Trace:

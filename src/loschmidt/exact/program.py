@@ -19,7 +19,7 @@ from ..errors import InvalidSetting, LatticeOverflow
 from .kernels.trace import Trace, TracedPart, Untraceable, Value
 from .lattice import peaks
 from .ops import TooLarge, coarsen, refine, room, rotate_, unroom
-from .tape import JUMP, halved_bits
+from .tape import by_rows, halved_bits, pop_all
 from .units import SMALLEST, log2_of
 from .world import Part, World
 
@@ -55,7 +55,8 @@ class Alone(Op, Protocol):
 class Shear:
     """target += increment(part), rounded to the lattice. Free, but for rows that grow: a bit for each factor of 2.
 
-    `increment` returns real units, shape (part.size,), from anything but the target; or None for nothing.
+    `increment` returns real units, shape (part.size,), from anything but the target; or None for nothing, which leaves an
+    empty record, so that the way back need not know it beforehand.
     `dithered`: rounded down after a number in [0, 1) was added that only place, step and seed decide: unbiased where
     updates are below the resolution.
     `needs`: lattices whose sum of squares over all parts it reads.
@@ -74,6 +75,7 @@ class Shear:
         try:
             f: Any = self.increment(TracedPart(part, trace))
             if f is None:
+                trace.idle.append(position)
                 return True
             if not isinstance(f, Value):
                 raise Untraceable(type(f).__name__)
@@ -88,6 +90,7 @@ class Shear:
             trace.forget(known)
             f = self.increment(part)
             if f is None:
+                trace.idle.append(position)
                 return True
             trace.given.append(f)
             name, understood = trace.emit("given", len(trace.given) - 1), False
@@ -176,9 +179,10 @@ class Rescale:
 
     def undo(self, world: World) -> None:
         """Divide by the recorded factor."""
-        for part, factors in reversed(self._factors(world)):
+        chosen = self._factors(world)[::-1]
+        popped = pop_all([(part.block.stack, part.lengths) for part, _ in chosen])
+        for (part, factors), (counts, _) in zip(chosen, popped, strict=True):
             lattice = part.block.lattices[self.target]
-            counts = part.block.stack.pop_record(len(part.lengths))
             coarsen(lattice, part.rows_at, counts, part.block.stack)
             lattice.pushed -= halved_bits(counts, part.lengths // 8 * 8)
             self._scale(part, factors, -1)
@@ -253,16 +257,11 @@ class Rotate:
 
     def _undo(self, parts: list[Part], world: World) -> None:
         chosen = dict((id(part), pairs) for part, pairs in self._chosen(world))
-        for part in reversed(parts):
-            lattice, stack = part.block.lattices[self.target], part.block.stack
+        popped = pop_all([(part.block.stack, part.lengths) for part in parts[::-1]])
+        for part, (counts, planes) in zip(parts[::-1], popped, strict=True):
+            lattice = part.block.lattices[self.target]
             self._turn(part, chosen[id(part)], -1)
-            counts = stack.pop_record(len(part.lengths))
-            planes, at, each = stack.pop_planes(counts, part.lengths), 0, []
-            for count, length in zip(counts.tolist(), part.lengths.tolist(), strict=True):
-                size = count * -(-length // 8) if 0 < count < JUMP else 0
-                each.append(planes[at : at + size])
-                at += size
-            unroom(lattice, part.rows_at, counts, each)
+            unroom(lattice, part.rows_at, counts, by_rows(counts, part.lengths, planes))
             lattice.pushed -= halved_bits(counts, part.lengths)
 
     def _chosen(self, world: World) -> list[tuple[Part, Pairs]]:

@@ -98,7 +98,12 @@ class Bytes:
             count -= len(pieces[0])
             self.count -= len(pieces[0])
         while count and self.chunks:
-            top = _array(self.chunks[-1])  # read before anything is taken
+            try:
+                top = _array(self.chunks[-1])
+            except BaseException:  # nothing is taken
+                for piece in reversed(pieces):
+                    self.push(piece)
+                raise
             self.chunks.pop()
             if len(top) > count:
                 self.chunks.append(top[:-count])

@@ -4,8 +4,8 @@ A halving of a row puts one bit of each of its elements on the tape: a plane, pa
 halved, by how much, stands in a second stack, the records: one for each op and part, coded in a byte where all rows
 did the same, and in a bit a row where some were halved once.
 
-    count of a row    0: nothing; k in 1..999: halved k times; -k: refined k times; 1000 + k: a row of zeros, whose
-                      unit was raised by 2**k without a bit; -1000 - k: refined k times with zeros
+    count of a row    0: nothing; k in 1..3999: halved k times; -k: refined k times; 4000 + k: a row of zeros, whose
+                      unit was raised by 2**k without a bit; -4000 - k: refined k times with zeros
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,10 @@ from ..errors import DamagedFile
 from .digest import digest
 from .stack import Bytes, Forgotten
 
-JUMP = 1000
+JUMP = 4000
 """Counts from here on raise the unit of a row of zeros."""
 _MASK, _RAW = 251, 252
+_MOST = 2 * JUMP
 
 
 def encode(counts: np.ndarray) -> bytes:
@@ -57,20 +58,37 @@ class Stack:
         """Put an op that did nothing to a part's rows on top."""
         self.records.push(b"\0")
 
-    def pop_record(self, rows: int) -> np.ndarray:
-        """Take the top record, of so many rows: their counts, int16, shape (rows,)."""
+    def pop(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take back the last `push`, of rows of these lengths: counts, int16, and planes.
+
+        Raises:
+            DamagedFile, OutOfReach: nothing is taken.
+        """
+        counts = self._pop_record(len(lengths))
+        try:
+            return counts, self._take(self.planes, plane_bytes(counts, lengths))
+        except BaseException:
+            self.records.push(encode(counts))
+            raise
+
+    def _pop_record(self, rows: int) -> np.ndarray:
         (tag,) = self._take(self.records, 1)
+        sizes = {_MASK: -(-rows // 8), _RAW: 2 * rows}
+        try:
+            if tag > _RAW:
+                raise DamagedFile(f"the tape holds a record of unknown kind {tag}.", "use another copy of the run.")
+            found = self._take(self.records, sizes.get(tag, 0))
+        except BaseException:
+            self.records.push(bytes([tag]))
+            raise
         if tag < _MASK:
             return np.full(rows, tag, np.int16)
         if tag == _MASK:
-            return np.unpackbits(self._take(self.records, -(-rows // 8)), count=rows).astype(np.int16)
-        if tag == _RAW:
-            return self._take(self.records, 2 * rows).view("<i2").astype(np.int16)
-        raise DamagedFile(f"the tape holds a record of unknown kind {tag}.", "use another copy of the run.")
-
-    def pop_planes(self, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Take the planes that rows with these counts and lengths have pushed, uint8."""
-        return self._take(self.planes, plane_bytes(counts, lengths))
+            return np.unpackbits(found, count=rows).astype(np.int16)
+        counts = found.view("<i2").astype(np.int16)
+        if counts.max(initial=0) > _MOST or counts.min(initial=0) < -_MOST:
+            raise DamagedFile("the tape holds a count that no step makes.", "use another copy of the run.")
+        return counts
 
     def take(self, count: int) -> np.ndarray:
         """Take the last bytes of the planes."""
@@ -79,9 +97,9 @@ class Stack:
     def _take(self, stack: Bytes, count: int) -> np.ndarray:
         if not count:
             return np.empty(0, np.uint8)
-        pieces = stack.take(count)
-        if sum(map(len, pieces)) < count:
+        if count > len(stack):
             raise DamagedFile("the tape ends before the record does.", "use another copy of the run.")
+        pieces = stack.take(count)
         return np.concatenate(pieces[::-1]) if len(pieces) != 1 else pieces[0].copy()
 
     @property
@@ -172,6 +190,25 @@ def halved_bits(counts: np.ndarray, lengths: np.ndarray) -> int:
         return 0
     net = np.where(abs(counts) < JUMP, counts, 0).astype(np.int64)
     return int((net * lengths).sum())
+
+
+def by_rows(counts: np.ndarray, lengths: np.ndarray, planes: np.ndarray) -> list[np.ndarray]:
+    """One op's planes, cut into those of its rows."""
+    each = np.where((counts > 0) & (counts < JUMP), counts, 0).astype(np.int64) * (-(-lengths // 8))
+    return np.split(planes, np.cumsum(each)[:-1])
+
+
+def pop_all(parts: Sequence[tuple[Stack, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Take back the last `push` of each of these stacks, of rows of these lengths, in this order; all or none."""
+    popped: list[tuple[np.ndarray, np.ndarray]] = []
+    try:
+        for stack, lengths in parts:
+            popped.append(stack.pop(lengths))
+    except BaseException:
+        for (stack, _), found in reversed(list(zip(parts, popped, strict=False))):
+            stack.push(*found)
+        raise
+    return popped
 
 
 def offsets(counts: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:

@@ -6,11 +6,14 @@ A state has shape (lattices, size): row 0 is "q", the parameters; the others are
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import InvalidSetting, LatticeOverflow
-from ..exact import random
-from ..exact.lattice import peak
+from ..exact import Block, Lattice, random
+from ..exact.lattice import peaks
+from ..exact.ops import TooLarge, room, unroom
+from ..exact.tape import by_rows
 from ..optim import ReversibleOptimizer, flat
 
 Direction = torch.Tensor | Mapping[str, Any]
@@ -55,26 +58,32 @@ class Layout:
     def move(self, optimizer: ReversibleOptimizer, change: torch.Tensor) -> torch.Tensor:
         """Add to the integers, rounded; returns what was added. The way back is no longer compared with the record.
 
+        Rows with units of their own get coarser ones where that is needed.
+
         Raises:
             LatticeOverflow: nothing was changed.
         """
-        todo, moved = [], torch.zeros(self.shape, dtype=torch.float64, device=self.device)
-        for block in self.blocks:
-            start = self.offsets[id(block)]
-            for row, name in enumerate(self.names):
-                lattice, piece = block.lattices[name], change[row, start : start + block.size].to(block.device)
-                u = block.rows.spread(lattice.units(), 0, len(block.rows), block.device)
-                k = (piece / u).round_()
-                if k.numel() and float(k.abs().max()) + peak(lattice.n) > lattice.limit:
-                    size = float((k * u).abs().max())
-                    raise LatticeOverflow(
-                        f"a perturbation by {size:.3g} does not fit lattice {name!r}.", "perturb by less."
-                    )
-                todo.append((lattice, k))
-                moved[row, start : start + block.size] = (k * u).to(self.device)
-        for lattice, units in todo:
-            lattice.n.add_(units.to(lattice.n.dtype))
+        pieces = [
+            (block, block.lattices[name], row, change[row, start : start + block.size].to(block.device))
+            for block, start in ((b, self.offsets[id(b)]) for b in self.blocks)
+            for row, name in enumerate(self.names)
+        ]
+        made: list[tuple[Lattice, tuple[np.ndarray, list[np.ndarray]]]] = []
+        try:
+            for block, lattice, row, piece in pieces:
+                _make_room(block, lattice, self.names[row], piece, made)
+        except LatticeOverflow:
+            for lattice, (counts, planes) in reversed(made):
+                unroom(lattice, (0, len(lattice.rows)), counts, planes)
+            raise
+        moved = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+        for block, lattice, row, piece in pieces:
+            u = block.rows.spread(lattice.units(), 0, len(block.rows), block.device)
+            k = (piece / u).round_()
+            lattice.n.add_(k.to(lattice.n.dtype))
             lattice.replaced()
+            start = self.offsets[id(block)]
+            moved[row, start : start + block.size] = (k * u).to(self.device)
         flat.write(optimizer._slots)
         optimizer.journal.edited()
         return moved
@@ -147,3 +156,18 @@ class Layout:
         if rows is not None:
             out *= torch.tensor([float(name in rows) for name in self.names], device=self.device)[:, None]
         return out / out.flatten(1).norm(dim=1)[:, None, None]
+
+
+def _make_room(block: Block, lattice: Lattice, name: str, piece: torch.Tensor, made: list) -> None:
+    """Let a lattice hold what is to be added; notes in `made` what undoes that."""
+    rows, lengths = (0, len(lattice.rows)), lattice.rows.lengths(0, len(lattice.rows))
+    most = peaks(piece, lattice.rows.starts)
+    try:
+        if lattice.resolution is None:
+            counts, planes = room(lattice, rows, most, block.work)
+            made.append((lattice, (counts, by_rows(counts, lengths, planes))))
+        elif (peaks(lattice.n, lattice.rows.starts) + most / lattice.units() > lattice.limit).any():
+            raise TooLarge(0)
+    except TooLarge:
+        seen = f"a perturbation by {most.max():.3g} does not fit lattice {name!r}."
+        raise LatticeOverflow(seen, "perturb by less.") from None

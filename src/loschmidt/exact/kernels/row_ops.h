@@ -197,7 +197,7 @@ static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, doubl
     if (!(k < 1e300)) return TOO_LARGE;
     if (*bound + k * spare <= limit && exponent >= low) break;
     if (!known) { *bound = peak(n, width, m); known = 1; }
-    i64 by = 0, zero = *bound == 0.0;
+    i64 by = 0, zero = *bound == 0.0 && (!*count || *count >= JUMP);  /* not one that halving has made zero */
     int shift;
     if (zero && most > 0.0 && k * spare > limit) { frexp(k * spare / limit, &shift); by = shift; }
     else if (*bound + k > limit) { frexp((*bound + k) / limit, &shift); by = shift; }
@@ -422,7 +422,7 @@ static u64 NAME(run)(const Args *a, i64 first, i64 last, Buffer *made, volatile 
       if (!(most < INFINITY)) wrong = NOT_FINITE;
       top = (T)most;
     }
-    if (!wrong && a->shows && (look.known ? look.edited : !NAME(as_shown)(q, a->width[a->q], (T)unit_of(a, a->q_before, a->q, r),
+    if (!wrong && a->shows == 1 && (look.known ? look.edited : !NAME(as_shown)(q, a->width[a->q], (T)unit_of(a, a->q_before, a->q, r),
         a->weights[tensor], a->view, at, m))) wrong = EDITED;
     look.known = 0;
     if (!wrong) {

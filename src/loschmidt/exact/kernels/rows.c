@@ -14,7 +14,7 @@ typedef uint32_t u32; typedef uint64_t u64;
 #define ROW 1024
 #define MOST 8       /* lattices */
 #define REGISTERS 12
-#define JUMP 1000    /* see tape.py */
+#define JUMP 4000    /* see tape.py */
 #ifdef __clang__
 #define IVDEP _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -30,6 +30,7 @@ typedef struct { i64 op, to, a, b, lattice, unit, halving, flag, factor, squared
    sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. STEP, MOMENTS, FOLLOW: see
    walk.py; a and b of STEP are numbers in P. */
 
+/* shows: 1: weights are compared before, and written; 2: only written */
 typedef struct {
   /* how rows lie */
   i64 rows, threads, forward, codes, halvings, lattices, narrow, view, q, shows, looks, unused;

@@ -41,6 +41,7 @@ class Trace:
         logs: the present ones, by lattice.
         changed: lattices that were changed so far, in order.
         shears: the op, by its position in the program, of each shear in order.
+        idle: ops, by position, that have nothing to add this time.
         given: tensors made beforehand.
     """
 
@@ -52,6 +53,7 @@ class Trace:
         self.logs: dict[str, tuple[int, ...]] = {}
         self.changed: list[str] = []
         self.shears: list[int] = []
+        self.idle: list[int] = []
         self.given: list[torch.Tensor] = []
         self._known: dict[Instruction, str] = {}
         self._units: dict[tuple[str, tuple[int, ...]], int] = {}

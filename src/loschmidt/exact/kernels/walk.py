@@ -260,8 +260,9 @@ class Walk:
             frame.weights[:] = [block.weights[i].data_ptr() if i in block.weights else 0 for i in range(t0, t1)]
         threads = torch.get_num_threads() if self.part.size >= _SMALL else 1
         a.threads, a.forward, a.codes, a.halvings = min(threads, a.rows), forward, len(code.table), code.shears
-        a.shows, a.looks, a.only = self.shows and whole, self.looks and whole, _address(only)
-        a.code, a.salt, a.q_before, a.q_after = code.at, self.salt, self.q_before, self.q_after
+        a.shows, a.looks, a.only = self.shows * (1 if whole else 2), self.looks and whole, _address(only)
+        a.code, a.salt, a.q_before = code.at, self.salt, self.q_before
+        a.q_after = self.q_after if whole else self.q_before
         a.scales, a.shifts = _address(units[0]), _address(units[1])
         a.counts, a.planes_in, a.offsets, a.sums = _address(counts), _address(planes), _address(at), _address(sums)
         library = native.library()

@@ -101,21 +101,20 @@ def folded(sums: torch.Tensor, chunk: int) -> torch.Tensor:
 
 
 def words_sum(gradient: torch.Tensor, start: int) -> torch.Tensor:
-    """Sum of a gradient's words, each times an odd number that depends on its place: 0-dimensional int64, mod 2**64.
+    """Sum of a gradient's 64-bit words, each times an odd number that depends on its place: 0-dimensional int64.
 
     Integer sums do not depend on order; any single flipped bit changes it. Not cryptographic.
+
+    Args:
+        gradient: flat.
+        start: number of its first element in the flat buffer: the word at element i is multiplied by (2 i + 1) PHI,
+            mod 2**64; the last is filled up with zeros.
     """
+    each, phi = 8 // gradient.element_size(), 0x9E3779B97F4A7C15 - (1 << 64)
     total, step = torch.zeros((), dtype=torch.int64, device=gradient.device), 1 << 18
     for first in range(0, gradient.numel(), step):
         g = gradient[first : first + step]
-        index = torch.arange(start + first, start + first + g.numel(), dtype=torch.int64, device=g.device)
-        w = ((index * 2654435762 + 1) & 0xFFFFFFFF).to(torch.int32).to(torch.int64)
-        if g.dtype is torch.bfloat16:
-            part = (g.view(torch.int16).to(torch.int64) << 16) * w
-        elif g.dtype is torch.float32:
-            part = g.view(torch.int32).to(torch.int64) * w
-        else:
-            low, high = g.view(torch.int32).view(-1, 2).to(torch.int64).unbind(1)
-            part = low * w + high * (w ^ 0x55555554)
-        total += part.sum()
+        words = torch.nn.functional.pad(g, (0, -g.numel() % each)).clone().view(torch.int64)
+        index = torch.arange(len(words), dtype=torch.int64, device=g.device)
+        total += (words * ((2 * (start + first + each * index) + 1) * phi)).sum()
     return total

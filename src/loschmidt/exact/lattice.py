@@ -49,7 +49,7 @@ class Rows:
         owner: tensor of each row, int32, shape (rows,).
     """
 
-    __slots__ = ("first", "owner", "starts", "tensors")
+    __slots__ = ("_lengths", "first", "owner", "starts", "tensors")
 
     def __init__(self, sizes: Sequence[int]):
         sizes = np.asarray(sizes, np.int64)
@@ -59,6 +59,7 @@ class Rows:
         self.owner = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
         inside = np.arange(len(self.owner), dtype=np.int64) - self.first[self.owner]
         self.starts = np.append(self.tensors[self.owner] + ROW * inside, self.tensors[-1]).astype(np.int64)
+        self._lengths: dict[tuple[int, int], np.ndarray] = {}
 
     @property
     def size(self) -> int:
@@ -71,7 +72,11 @@ class Rows:
 
     def lengths(self, first: int, last: int) -> np.ndarray:
         """Elements of rows [first, last)."""
-        return np.diff(self.starts[first : last + 1])
+        known = self._lengths.get((first, last))  # asked several times a step
+        if known is None:
+            self._lengths = {} if len(self._lengths) > 64 else self._lengths
+            known = self._lengths[first, last] = np.diff(self.starts[first : last + 1])
+        return known
 
     def spread(self, values: np.ndarray, first: int, last: int, device: torch.device) -> torch.Tensor:
         """A number for each element of rows [first, last), from one for each row."""

@@ -143,8 +143,11 @@ def _walk(group: Group, world: World, traces: list[Trace]) -> None:
         for trace, result in results:
             if position in trace.shears:
                 k = trace.shears.index(position)
-                _book(trace, k, result.counts[k], 1)
-                trace.part.block.stack.push(result.counts[k], result.planes[k])
+                if result.quiet[k]:
+                    trace.part.block.stack.push_nothing()
+                else:
+                    _book(trace, k, result.counts[k], 1)
+                    trace.part.block.stack.push(result.counts[k], result.planes[k])
 
 
 def _shows(trace: Trace) -> bool:

@@ -77,7 +77,8 @@ class Shear:
                 return True
             if not isinstance(f, Value):
                 raise Untraceable(type(f).__name__)
-            if any(i[:2] == ("value", self.target) and f"%{k}" in _inputs(trace, f.name) for k, i in _all(trace)):
+            reads = [k for k, i in enumerate(trace.instructions) if i[0] == "value" and i[1] == self.target]
+            if reads and not _inputs(trace, f.name).isdisjoint(f"%{k}" for k in reads):
                 raise InvalidSetting(
                     f"the update of {self.target!r} reads {self.target!r} itself, so that the step has no inverse.",
                     "let it read other lattices, gradient and settings only.",
@@ -96,10 +97,6 @@ class Shear:
     def price(self, part: Part) -> float:
         """A shear destroys nothing."""
         return 0.0
-
-
-def _all(trace: Trace) -> list[tuple[int, tuple]]:
-    return list(enumerate(trace.instructions))
 
 
 def _inputs(trace: Trace, name: str) -> set[str]:

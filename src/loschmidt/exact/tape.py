@@ -53,6 +53,10 @@ class Stack:
         self.planes.push(planes)
         self.records.push(encode(counts))
 
+    def push_nothing(self) -> None:
+        """Put an op that did nothing to a part's rows on top."""
+        self.records.push(b"\0")
+
     def pop_record(self, rows: int) -> np.ndarray:
         """Take the top record, of so many rows: their counts, int16, shape (rows,)."""
         (tag,) = self._take(self.records, 1)

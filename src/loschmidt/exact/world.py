@@ -38,6 +38,7 @@ class Block:
         gradients, weights: of each tensor that takes part in a step, by its number; contiguous.
         inspect: raises if weights were edited, or a gradient is not finite; names the parameter.
         changing: lattices that the walk being traced has changed already.
+        frames: what walks keep of it from one step to the next.
     """
 
     lattices: dict[str, Lattice]
@@ -50,6 +51,10 @@ class Block:
     weights: dict[int, torch.Tensor] = field(default_factory=dict)
     inspect: Callable[[], None] = unseen
     changing: Sequence[str] = ()
+    frames: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"frames": {}}  # they hold addresses
 
     @property
     def size(self) -> int:

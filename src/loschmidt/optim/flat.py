@@ -199,7 +199,8 @@ def gather(slots: Sequence[Slot], world: World) -> None:
                 f"{s.name} has a sparse gradient; its dense state could not follow.", "use sparse=False."
             )
         if s.stop > s.start:
-            s.block.gradients[s.tensor] = g.detach().to(s.block.dtype).contiguous()
+            as_it_is = g.dtype is s.block.dtype and g.is_contiguous()
+            s.block.gradients[s.tensor] = g if as_it_is else g.detach().to(s.block.dtype).contiguous()
 
     def inspect() -> None:
         check_unedited(slots)
@@ -217,7 +218,7 @@ def locate(slots: Sequence[Slot], world: World) -> None:
     for s in slots:
         _refuse_recast(s)
         if s.stop > s.start:
-            s.block.weights[s.tensor] = s.parameter.detach().contiguous()
+            s.block.weights[s.tensor] = s.parameter if s.parameter.is_contiguous() else s.parameter.detach().contiguous()
 
 
 def refuse_not_finite(slots: Sequence[Slot], step: int) -> None:

@@ -34,12 +34,13 @@ class Result:
     Attributes:
         counts: of each shear, int16, shape (rows,).
         planes: of each shear, on the way forward.
+        quiet: of each shear, on the way forward: whether all its counts are 0.
         sums: of each sum instruction, float64, shape (rows,).
         checksum: of the gradient's words.
     """
 
     def __init__(self, counts: list[np.ndarray], planes: list[np.ndarray]):
-        self.counts, self.planes, self.sums, self.checksum = counts, planes, [], 0
+        self.counts, self.planes, self.quiet, self.sums, self.checksum = counts, planes, [], [], 0
 
 
 def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
@@ -52,12 +53,13 @@ def units_of(trace: Trace, lattice: str, table: int) -> np.ndarray:
     return np.ldexp(scales[owner], part.block.lattices[lattice].e[first:last] + shifts[owner])
 
 
-def mixed(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
-    """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int64, flat."""
+def drawn(sizes: np.ndarray, salt: int, device: torch.device) -> torch.Tensor:
+    """32 bits for each element of tensors of these sizes, from its place in its tensor and the salt: int32, flat.
+
+    A Weyl sequence: equidistributed over elements, and over steps, as the salt is a hash of the step.
+    """
     x = torch.cat([torch.arange(n, dtype=torch.int64, device=device) for n in sizes.tolist()])
-    x = ((x + salt & _32) * 0x9E3779B1) & _32
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _32
-    return x ^ (x >> 13)
+    return ((x * 0x9E3779B9 + salt & _32) - ((x * 0x9E3779B9 + salt & 1 << 31) << 1)).to(torch.int32)
 
 
 def extra_of(trace: Trace, name: str, salt: int) -> Extra:
@@ -66,7 +68,7 @@ def extra_of(trace: Trace, name: str, salt: int) -> Extra:
     if part.block.lattices[name].n.dtype is not torch.int16:
         return no_extra
     starts = np.concatenate([[0], np.cumsum(part.lengths)])
-    bits = (mixed(_sizes(part), salt, part.block.device) & 1).to(torch.int16)
+    bits = (drawn(_sizes(part), salt, part.block.device) < 0).to(torch.int16)
     return lambda row: bits[int(starts[row]) : int(starts[row + 1])]
 
 
@@ -141,9 +143,8 @@ def _kick(trace: Trace, a: list, x: torch.Tensor, salt: int, sign: int) -> None:
     inverse = block.rows.spread(1.0 / units_of(trace, name, table), *part.rows_at, block.device).to(work)
     k = x * inverse
     if dithered:
-        k = k.add_((mixed(_sizes(part), salt, block.device) >> 8).to(work) * 2.0**-24).floor_()
-    else:
-        k = k.round_()
+        k = k.add_(drawn(_sizes(part), salt, block.device).to(work) * 2.0**-32)
+    k = k.round_()
     n = part.integers(name)
     n.add_(k.to(n.dtype)) if own * sign > 0 else n.sub_(k.to(n.dtype))
 
@@ -166,6 +167,7 @@ def _shear(trace, a, x, starts, forward, salt, out, k, given, at, planes) -> Non
                 raise Failed("too large", error.row) from None
             out.counts.append(counts)
             out.planes.append(made)
+            out.quiet.append(not counts.any())
         else:
             kick = most / lattice.units(*rows) + 2.0
             bound = peaks(part.integers(name), starts)

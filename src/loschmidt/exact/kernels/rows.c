@@ -21,18 +21,18 @@ typedef uint32_t u32; typedef uint64_t u64;
 #define IVDEP _Pragma("GCC ivdep")
 #endif
 
-enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM, ROOT, QUOTIENT };
+enum { GRADIENT, VALUE, MUL, ADD, SUB, DIV, MULP, ADDP, SUBP, DIVP, SQRT, MAX0, SHEAR, SUM, STEP, MOMENTS, FOLLOW };
 enum { FINE, EDITED, NOT_FINITE, TOO_LARGE, LEFT_THE_LATTICE, NO_MEMORY };
 
-typedef struct { i64 op, to, a, b, lattice, unit, halving, flag, factor, squared; } Code;
+typedef struct { i64 op, to, a, b, lattice, unit, halving, flag, factor, squared, lattice2, unit2, halving2, flag2, factor2; } Code;
 /* to, a, b: registers; b: a number in P where the op ends in P. VALUE: flag is added to n. SHEAR: `a` is added, a
    sign is in b, `halving` numbers those that record counts, flag is 1 where the rounding is dithered. SUM: of `a`, to
-   sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. ROOT, QUOTIENT: see
-   walk.py; a and b of ROOT are numbers in P. */
+   sums number b. SHEAR of a register, or its square, times P[factor - 1], if there is a factor. STEP, MOMENTS, FOLLOW: see
+   walk.py; a and b of STEP are numbers in P. */
 
 typedef struct {
   /* how rows lie */
-  i64 rows, threads, forward, codes, halvings, lattices, narrow, view, q, shows, looks, sums_count;
+  i64 rows, threads, forward, codes, halvings, lattices, narrow, view, q, shows, looks, unused;
   const i64 *starts; const i32 *owner; const i64 *inside;
   const u8 *only;                       /* rows to do; 0: all */
   void *const *gradients, *const *weights;
@@ -44,7 +44,8 @@ typedef struct {
   /* results */
   i16 *counts;                          /* (halvings, rows) */
   const u8 *planes_in; const i64 *offsets;   /* (halvings, rows), on the way back */
-  u8 *done; double *sums; i64 *failed;  /* failed: kind, row, code */
+  u8 *done, *moved;                     /* moved: shears, whether any of their counts is not 0 */
+  double *sums; i64 *failed;  /* failed: kind, row, code */
   u64 checksum; i64 planes_bytes[16];
   void *made;                           /* planes, until `collect` */
 } Args;
@@ -91,11 +92,12 @@ INTEGERS(i16) INTEGERS(i32) INTEGERS(i64)
 static double peak(const void *n, i64 width, i64 m) {
   return width == 2 ? peak_i16(n, m) : width == 4 ? peak_i32(n, m) : peak_i64(n, m);
 }
-static inline u32 mixed(u32 x);
+/* a number that is equidistributed over elements, and over steps: from the place in the tensor and the step's salt */
+#define DRAW(i) ((u32)salt + ((u32)at + (u32)(i)) * 0x9E3779B9u)
 /* 16 bits are few: there n + b is halved, b a bit that only place and step decide, so that no bias adds up */
 static void dither(i16 *n, i64 m, i64 at, u32 salt, int sign) {
   IVDEP
-  for (int i = 0; i < (int)m; i++) n[i] = (i16)(n[i] + sign * (i32)(mixed((u32)at + (u32)i + salt) & 1));
+  for (int i = 0; i < (int)m; i++) n[i] = (i16)(n[i] + sign * (i32)(DRAW(i) >> 31));
 }
 static void halve(void *n, i64 width, i64 m, u8 *plane, i64 at, u32 salt) {
   if (width == 2) dither(n, m, at, salt, 1);
@@ -105,55 +107,53 @@ static void redouble(void *n, i64 width, i64 m, const u8 *plane, i64 at, u32 sal
   if (width == 2) { double_i16(n, m, plane); dither(n, m, at, salt, -1); } else if (width == 4) double_i32(n, m, plane); else double_i64(n, m, plane);
 }
 
-/* in [0, 1), from an element's place and the step: what dithered rounding adds */
-static inline u32 mixed(u32 x) { x *= 0x9e3779b1u; x ^= x >> 16; x *= 0x85ebca6bu; return x ^ x >> 13; }
-
 /* sums of words times odd numbers, and the largest magnitude: see digest.words_sum */
-#define STRIDE 2654435762u
+#define PHI 0x9E3779B97F4A7C15ull
 static inline u32 bits_float(float x) { u32 b; memcpy(&b, &x, 4); return b; }
 static inline float float_bits(u32 b) { float x; memcpy(&x, &b, 4); return x; }
 static inline double double_bits(u64 b) { double x; memcpy(&x, &b, 8); return x; }
-static i64 sum_float(const float *g, i64 m, u32 index, double *largest) {
-  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u); const i32 *b = (const i32 *)g;
-  for (int i = 0; i < (int)m; i++) {
-    i32 x = b[i], y = x & 0x7fffffff; most = y > most ? y : most; s += (i64)x * w; w += (i32)STRIDE; }
-  *largest = float_bits((u32)most); return s; }
-static i64 sum_bf16(const u16 *g, i64 m, u32 index, double *largest) {
-  i64 s = 0; i32 most = 0, w = (i32)(index * STRIDE + 1u);
-  for (i64 i = 0; i < m; i++) {
-    i32 x = (i32)((u32)g[i] << 16), y = x & 0x7fffffff; most = y > most ? y : most; s += (i64)x * w; w += (i32)STRIDE; }
-  *largest = float_bits((u32)most); return s; }
-static i64 sum_double(const double *g, i64 m, u32 index, double *largest) {
-  i64 s = 0, most = 0; i32 w = (i32)(index * STRIDE + 1u); const i64 *b = (const i64 *)g;
-  for (i64 i = 0; i < m; i++) {
-    i64 x = b[i], y = x & 0x7fffffffffffffff; most = y > most ? y : most;
-    s += (i64)(i32)x * w + (x >> 32) * (w ^ 0x55555554); w += (i32)STRIDE; }
-  *largest = double_bits((u64)most); return s; }
+typedef u64 __attribute__((aligned(2))) word;
+static u64 sum_words(const void *g, i64 bytes, u64 index, int each) {  /* each: elements in a word */
+  const word *x = g; i64 whole = bytes / 8;
+  u64 s = 0, w = (2 * index + 1) * PHI, step = 2 * (u64)each * PHI;
+  for (int i = 0; i < (int)whole; i++) { s += x[i] * w; w += step; }
+  if (bytes % 8) { u64 last = 0; memcpy(&last, x + whole, (size_t)(bytes % 8)); s += last * w; }
+  return s; }
+static double largest_float(const i32 *b, i64 m) {  /* as integers: NaN is more than infinity, which is more than all */
+  i32 most = 0; for (int i = 0; i < (int)m; i++) { i32 y = b[i] & 0x7fffffff; most = y > most ? y : most; } return float_bits((u32)most); }
+static double largest_bf16(const i16 *b, i64 m) {
+  i16 most = 0; for (int i = 0; i < (int)m; i++) { i16 y = b[i] & 0x7fff; most = y > most ? y : most; } return float_bits((u32)most << 16); }
+static double largest_double(const i64 *b, i64 m) {
+  i64 most = 0; for (int i = 0; i < (int)m; i++) { i64 y = b[i] & 0x7fffffffffffffff; most = y > most ? y : most; } return double_bits((u64)most); }
 static inline u16 bf16_of(float x) { u32 b = bits_float(x); return (u16)((b + 0x7fff + ((b >> 16) & 1)) >> 16); }
+
+/* what is found of a row before it is touched; known: by the row before it, which had it fetched meanwhile */
+typedef struct { int known, edited; double most; } Look;
 
 enum { FLOAT = 4, DOUBLE = 8, BF16 = 2 };  /* views, by their bytes */
 
 #define T float
 #define INT i32
 #define LARGEST 0x7fffffff
-#define RINT rintf
+#ifdef __clang__
+#define NEAREST(x) ((i32)rintf(x))
+#else
+#define NEAREST(x) __builtin_irintf(x)
+#endif
 #define SQUARE_ROOT sqrtf
-#define FLOOR floorf
 #define NAME(x) x##_narrow
 #include "row_ops.h"
 #undef T
 #undef INT
 #undef LARGEST
-#undef RINT
+#undef NEAREST
 #undef SQUARE_ROOT
-#undef FLOOR
 #undef NAME
 #define T double
 #define INT i64
 #define LARGEST 0x7fffffffffffffffLL
-#define RINT rint
+#define NEAREST(x) ((i64)rint(x))
 #define SQUARE_ROOT sqrt
-#define FLOOR floor
 #define NAME(x) x##_wide
 #include "row_ops.h"
 

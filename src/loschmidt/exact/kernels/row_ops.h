@@ -197,7 +197,7 @@ static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, doubl
     if (!(k < 1e300)) return TOO_LARGE;
     if (*bound + k * spare <= limit && exponent >= low) break;
     if (!known) { *bound = peak(n, width, m); known = 1; }
-    i64 by = 0, zero = *bound == 0.0;
+    i64 by = 0, zero = *bound == 0.0 && (!*count || *count >= JUMP);  /* what was halved to zero is not zero */
     int shift;
     if (zero && most > 0.0 && k * spare > limit) { frexp(k * spare / limit, &shift); by = shift; }
     else if (*bound + k > limit) { frexp((*bound + k) / limit, &shift); by = shift; }
@@ -207,6 +207,7 @@ static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, doubl
     if (zero) { *count = (i16)((*count >= JUMP ? *count : JUMP) + by); a->e[l][r] += (i32)by; continue; }
     i64 bytes = (m + 7) / 8;
     if (by > 64) by = 64;
+    if (*count + by >= JUMP) return TOO_LARGE;
     if (!reserve(planes, by * bytes)) return NO_MEMORY;
     for (i64 j = 0; j < by; j++) { halve(n, width, m, planes->data + planes->size, a->inside[r], (u32)a->salt); planes->size += bytes; }
     a->e[l][r] += (i32)by; *count = (i16)(*count + by); *bound = peak(n, width, m);
@@ -221,8 +222,15 @@ static void NAME(unroom)(const Args *a, const Code *c, i64 r, i64 m, void *n, co
   if (!count) return;
   double most = peak(n, width, m);
   if (count >= JUMP) { if (most == 0.0) a->e[l][r] -= (i32)(count - JUMP); return; }
-  if (ldexp(most, (int)count) > LIMITS[width]) return;
-  for (i64 j = count; j-- > 0;) redouble(n, width, m, planes + j * bytes, a->inside[r], (u32)a->salt);
+  for (i64 j = count; j-- > 0;) {
+    if (j + 1 < count) most = peak(n, width, m);
+    if (2.0 * most > LIMITS[width]) {
+      u8 same[ROW / 8];
+      while (++j < count) halve(n, width, m, same, a->inside[r], (u32)a->salt);
+      return;
+    }
+    redouble(n, width, m, planes + j * bytes, a->inside[r], (u32)a->salt);
+  }
   a->e[l][r] -= (i32)count;
   a->bound[l][r] = INFINITY;
 }
@@ -343,12 +351,12 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
   const T *V[REGISTERS]; T tops[REGISTERS];  /* where registers lie, and their largest magnitude; -1: not known */
   for (i64 k = 0; k < a->codes; k++) {
     const Code *c = a->code + k;
-    int wrong = FINE, whole = 0;
-    if (c->op != SHEAR && c->op != MOMENTS && c->op != SUM) { V[c->to] = R[c->to]; tops[c->to] = -1; }
+    int wrong = FINE, whole = 0, makes = c->op != SHEAR && c->op != MOMENTS && c->op != SUM && c->op != FOLLOW;
+    if (makes) tops[c->to] = -1;
     switch (c->op) {
       case GRADIENT:
         tops[c->to] = top;
-        if (a->view == sizeof(T)) V[c->to] = (const T *)a->gradients[tensor] + at;
+        if (a->view == sizeof(T)) { V[c->to] = (const T *)a->gradients[tensor] + at; makes = 0; }
         else NAME(load)(R[c->to], a->gradients[tensor], a->view, at, m);
         break;
       case VALUE: NAME(value)(R[c->to], N_OF(c->lattice), a->width[c->lattice], c->flag, (T)unit_of(a, c->unit, c->lattice, r), m); break;
@@ -398,6 +406,7 @@ static int NAME(row)(const Args *a, i64 r, i64 next, T (*R)[ROW], T top, Look *l
       }
     }
     if (wrong) return wrong;
+    if (makes) V[c->to] = R[c->to];  /* only now: an operand may have lain elsewhere under this number */
   }
   return FINE;
 }

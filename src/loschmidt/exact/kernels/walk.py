@@ -66,7 +66,11 @@ class _Frame:
         self.held = self._holds(block)
         self.gradients, self.weights = np.zeros(last - first, np.int64), np.zeros(last - first, np.int64)
         self.parameters = np.zeros(CODES)
-        self.done, self.moved, self.failed = np.zeros(r1 - r0, np.uint8), np.zeros(CODES, np.uint8), np.zeros(3, np.int64)
+        self.done, self.moved, self.failed = (
+            np.zeros(r1 - r0, np.uint8),
+            np.zeros(CODES, np.uint8),
+            np.zeros(3, np.int64),
+        )
         self.unit_at, self.stride = np.zeros(CODES, np.int64), np.zeros(CODES, np.int64)
         self.args = a = _Args()
         a.rows, a.lattices, a.view = r1 - r0, len(self.names), block.dtype.itemsize
@@ -222,6 +226,17 @@ class Walk:
             if only.any():
                 mine = self._inverse(code if whole else code[: ([0, *(shears + 1)])[int(done[only][0]) - 2]])
                 self._call(frame, Code(mine, k), given.copy(), where, made, not self.forward, only.astype(np.uint8))
+        if self.shows and (done == 1).any():
+            self._show_again(done == 1)
+
+    def _show_again(self, rows: np.ndarray) -> None:
+        """Weights of these rows become the view that they were before."""
+        block, (first, last) = self.part.block, self.part.tensors_at
+        shown, mine = self._view(self.q_before), block.rows.spread(rows, *self.part.rows_at, block.device)
+        for i in range(first, last):
+            w, at = block.weights[i].detach().view(-1), int(block.rows.tensors[i] - block.rows.tensors[first])
+            inside = slice(at, at + w.numel())
+            w.copy_(torch.where(mine[inside], shown[inside], w))
 
     def _inverse(self, code: np.ndarray) -> np.ndarray:
         """Each shear's own inverse, last first, right after the instructions that its update is made of.
@@ -376,9 +391,7 @@ class Code:
 
 
 @functools.lru_cache(256)
-def coded(
-    instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True
-) -> Code:
+def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True) -> Code:
     """Instructions as `rows.c` reads them, with registers.
 
     Args:

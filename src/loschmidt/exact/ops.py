@@ -113,7 +113,8 @@ def room(
                 by = int(np.frexp((bound + k) / limit)[1])
             if exponents[i] + by < low:
                 by = int((low + _FLOOR if zero else low) - exponents[i])
-            if exponents[i] + by > high:
+            whole, by = by, by if zero else min(by, 64)
+            if exponents[i] + whole > high or (not zero and counts[i] + by >= JUMP):
                 unroom(lattice, rows, counts, [b"".join(p) for p in planes], extra)
                 raise TooLarge(i)
             if not by:
@@ -121,7 +122,6 @@ def room(
             if zero:
                 counts[i] = max(counts[i], JUMP) + by
             else:
-                by = min(by, 64)
                 planes[i] += [halve(n[i], extra(i)).tobytes() for _ in range(by)]
                 counts[i] += by
                 lattice.bound[first + i] = float(peaks(n[i], np.array([0, n[i].numel()]))[0])
@@ -152,14 +152,18 @@ def unroom(
         if count >= JUMP:
             lattice.e[r] -= (count - JUMP) if most == 0.0 else 0
             continue
-        if np.ldexp(most, count) > lattice.limit:
-            continue
         size = -(-n.numel() // 8)
         each = np.frombuffer(planes[i], np.uint8) if isinstance(planes[i], bytes) else planes[i]
         for j in reversed(range(count)):
+            if 2 * most > lattice.limit:
+                for _ in range(count - 1 - j):
+                    halve(n, extra(i))
+                break
             redouble(n, each[j * size : (j + 1) * size], extra(i))
-        lattice.e[r] -= count
-        lattice.bound[r] = np.inf
+            most = float(peaks(n, np.array([0, n.numel()]))[0])
+        else:
+            lattice.e[r] -= count
+            lattice.bound[r] = np.inf
 
 
 def refine(lattice: Lattice, rows: tuple[int, int], stack: Stack) -> np.ndarray:

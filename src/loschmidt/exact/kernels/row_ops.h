@@ -207,6 +207,7 @@ static int NAME(room)(const Args *a, const Code *c, i64 r, i64 m, void *n, doubl
     if (zero) { *count = (i16)((*count >= JUMP ? *count : JUMP) + by); a->e[l][r] += (i32)by; continue; }
     i64 bytes = (m + 7) / 8;
     if (by > 64) by = 64;
+    if (*count + by >= JUMP) return TOO_LARGE;
     if (!reserve(planes, by * bytes)) return NO_MEMORY;
     for (i64 j = 0; j < by; j++) { halve(n, width, m, planes->data + planes->size, a->inside[r], (u32)a->salt); planes->size += bytes; }
     a->e[l][r] += (i32)by; *count = (i16)(*count + by); *bound = peak(n, width, m);
@@ -221,8 +222,15 @@ static void NAME(unroom)(const Args *a, const Code *c, i64 r, i64 m, void *n, co
   if (!count) return;
   double most = peak(n, width, m);
   if (count >= JUMP) { if (most == 0.0) a->e[l][r] -= (i32)(count - JUMP); return; }
-  if (ldexp(most, (int)count) > LIMITS[width]) return;
-  for (i64 j = count; j-- > 0;) redouble(n, width, m, planes + j * bytes, a->inside[r], (u32)a->salt);
+  for (i64 j = count; j-- > 0;) {
+    if (j + 1 < count) most = peak(n, width, m);
+    if (2.0 * most > LIMITS[width]) {
+      u8 same[ROW / 8];
+      while (++j < count) halve(n, width, m, same, a->inside[r], (u32)a->salt);
+      return;
+    }
+    redouble(n, width, m, planes + j * bytes, a->inside[r], (u32)a->salt);
+  }
   a->e[l][r] -= (i32)count;
   a->bound[l][r] = INFINITY;
 }

@@ -66,7 +66,11 @@ class _Frame:
         self.held = self._holds(block)
         self.gradients, self.weights = np.zeros(last - first, np.int64), np.zeros(last - first, np.int64)
         self.parameters = np.zeros(CODES)
-        self.done, self.moved, self.failed = np.zeros(r1 - r0, np.uint8), np.zeros(CODES, np.uint8), np.zeros(3, np.int64)
+        self.done, self.moved, self.failed = (
+            np.zeros(r1 - r0, np.uint8),
+            np.zeros(CODES, np.uint8),
+            np.zeros(3, np.int64),
+        )
         self.unit_at, self.stride = np.zeros(CODES, np.int64), np.zeros(CODES, np.int64)
         self.args = a = _Args()
         a.rows, a.lattices, a.view = r1 - r0, len(self.names), block.dtype.itemsize
@@ -377,9 +381,7 @@ class Code:
 
 
 @functools.lru_cache(256)
-def coded(
-    instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True
-) -> Code:
+def coded(instructions: tuple[Instruction, ...], names: tuple[str, ...], fused: bool = True) -> Code:
     """Instructions as `rows.c` reads them, with registers.
 
     Args:

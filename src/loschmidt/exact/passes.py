@@ -71,7 +71,7 @@ def traced_sum(part: Part, formula: Callable[[Part], torch.Tensor]) -> float:
         f: Any = formula(TracedPart(part, trace))
         if not isinstance(f, Value):
             raise Untraceable(type(f).__name__)
-    except (Untraceable, TypeError):
+    except (Untraceable, TypeError, RuntimeError):
         return row_sums(part, formula)
     trace.sum(f.name)
     return math.fsum(Walk(trace, True).run().sums[0].tolist())

@@ -86,7 +86,7 @@ class Shear:
                     "let it read other lattices, gradient and settings only.",
                 )
             name, understood = f.name, True
-        except (Untraceable, TypeError):  # TypeError: torch functions, float(), comparisons
+        except (Untraceable, TypeError, RuntimeError):  # torch functions, float(), comparisons
             trace.forget(known)
             f = self.increment(part)
             if f is None:

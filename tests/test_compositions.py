@@ -103,9 +103,7 @@ def test_weights_make_a_palindrome_of_one_step(integrator):
 
 
 @pytest.mark.parametrize("integrator", HIGHER)
-@pytest.mark.parametrize("lanes", [1 << 16, 1])
-def test_every_bit_returns_and_not_after_a_flip(integrator, lanes, monkeypatch):
-    monkeypatch.setattr("loschmidt.exact.tape.MAX_LANES", lanes)
+def test_every_bit_returns_and_not_after_a_flip(integrator):
     _, opt, closure = oscillator(integrator, 0.1)
     states = []
     for _ in range(20):

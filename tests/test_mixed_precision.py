@@ -155,12 +155,12 @@ def test_the_lattice_is_the_master_copy_of_bfloat16_parameters():
     assert torch.equal(stalled, start)  # every update of torch's is rounded away
     weight, start, opt, passes = line(torch.bfloat16, lo.optim.SGD, steps)
     reference, begin, other, _ = line(torch.float32, lo.optim.SGD, steps)
-    way = other.state[reference]["q"] * 2.0**-40 - begin.double()
-    ours = opt.state[weight]["q"] * 2.0**-40 - start.double()
+    way = other._slots[0].block.lattices["q"].value() - begin.double()
+    ours = opt._slots[0].block.lattices["q"].value() - start.double()
     assert way.abs().mean() > 5 * 2.0**-8  # ... of which the largest is 2^-8: half a unit in the last place
     assert (ours - way).abs().mean() < 0.02 * way.abs().mean()
     assert abs((ours - way).mean()) < 0.01 * way.abs().mean()  # rounding of the view leans to no side
-    assert torch.equal(weight, (opt.state[weight]["q"] * 2.0**-40).bfloat16())
+    assert torch.equal(weight, opt._slots[0].block.lattices["q"].value(dtype=torch.float32).bfloat16())
     for _ in range(steps):
         opt.unstep(passes)
     assert torch.equal(weight, start) and torch.equal(opt.state[weight]["q"], (start.double() * 2.0**40).long())

@@ -57,9 +57,7 @@ def test_a_tighter_tolerance_is_kept_with_more_gradients():
     assert tight[0] < 3e-3 and tight[1] > loose[1]
 
 
-@pytest.mark.parametrize("lanes", [1 << 16, 1])
-def test_every_bit_returns_and_comes_again(lanes, monkeypatch):
-    monkeypatch.setattr("loschmidt.exact.tape.MAX_LANES", lanes)
+def test_every_bit_returns_and_comes_again():
     traj = run()
     start, half, there = traj.digest(), traj.seek(STEPS // 2).digest(), traj.seek(STEPS).digest()
     assert traj.optimizer.rejected > 0

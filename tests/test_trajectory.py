@@ -90,7 +90,7 @@ def forget_clipping(traj):
 
 DAMAGE = {
     f.__name__: f for f in (flip_buffer, flip_recorded_buffer, change_dropout, drop_a_sample, forget_clipping)
-} | {place: lambda traj, place=place: damage(traj.optimizer, place) for place in ("head", "word", "scalar", "check")}
+} | {place: lambda traj, place=place: damage(traj.optimizer, place) for place in ("plane", "scalar", "check")}
 
 
 def test_one_flipped_bit_is_noticed(walked):

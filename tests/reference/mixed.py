@@ -156,14 +156,14 @@ def wrong(case: Case, way: str) -> list[str]:
     start, digest = walk.bits(), walk.digest()
     walk.seek(STEPS)
     turn = walk.bits()
-    found = [] if {"q of parameter 0", "words of lanes 0"} & {*differences(start, turn)} else ["nothing moved"]
+    found = [] if {"q of parameter 0", "planes of tape 0"} & {*differences(start, turn)} else ["nothing moved"]
     walk.seek(0)
     found += [f"{name} after the way back" for name in differences(start, walk.bits())]
     found += ["the digest after the way back"] * (walk.digest() != digest)
     walk.seek(STEPS)
     found += [f"{name} after going forward again" for name in differences(turn, walk.bits())]
     places = ["q", next(k for k in walk.opt.lattices), "check"]
-    for place in places if case.kind is lo.optim.ECD else [*places, "head"]:
+    for place in places if case.kind is lo.optim.ECD else [*places, "check"]:
         if not differences(start, walk.damaged(place)):
             found.append(f"a flipped bit of {place} was not noticed")
     return found + [f"{name} after the damage was mended" for name in differences(turn, walk.bits())]

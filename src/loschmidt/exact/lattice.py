@@ -170,13 +170,13 @@ def largest(x: torch.Tensor) -> int:
 def exponents_for(x: torch.Tensor, rows: int) -> np.ndarray:
     """Exponents with which the rows of one tensor hold these floats in 32 bits, with three bits to grow.
 
-    2**-27 of the power of two above the largest magnitude, but at least 2**-40 and at most 2**-16; 2**-30 for zeros.
+    2**-27 of the power of two above the largest magnitude, but at least 2**-40; 2**-30 for zeros.
     """
     if not rows:
         return np.empty(0, np.int32)
     starts = np.append(np.arange(rows) * ROW, x.numel())
     top = peaks(x.detach().reshape(-1), starts)
-    exponents = np.clip(np.frexp(np.where(np.isfinite(top), top, 1.0))[1] - 27, -40, -16)
+    exponents = np.clip(np.frexp(np.where(np.isfinite(top), top, 1.0))[1] - 27, -40, 60)
     return np.where(top == 0, -30, exponents).astype(np.int32)
 
 

@@ -70,6 +70,7 @@ from reference.sites import (
     salvages,
     sample_edited,
     saved_in_a_newer_format,
+    saved_in_the_earlier_format,
     schedule,
     seek,
     segments_lost,
@@ -199,14 +200,17 @@ TABLE = {
         (LOST, r"tape-\d+.safetensors is missing: steps below \d+ are lost", r"seek\(\d+\) or later"),
     ),
     # manifests
-    "manifest of a newer format": (
-        in_folder(forged(lambda body: body.update(format=2))),
-        (LOST, "manifest.json has format 2; this version reads 1", "the version of loschmidt that wrote it", nothing),
-    ),
-    "manifest of a newer format, salvaged": (
-        in_folder(forged(lambda body: body.update(format=2)), lambda s: s.load(salvage=True)),
-        (LOST, "neither .* has format 2; this version reads 1", "the version of loschmidt that wrote it", nothing),
-    ),
+    **{
+        f"manifest of {what}": (
+            in_folder(forged(lambda body, number=number: body.update(format=number)), act),
+            (LOST, f"{seen} has format {number}; this version reads 2", "the version of loschmidt that wrote it", nothing),
+        )
+        for what, number, act, seen in (
+            ("a newer format", 3, Site.load, "manifest.json"),
+            ("the earlier format", 1, Site.load, "manifest.json"),
+            ("the earlier format, salvaged", 1, lambda s: s.load(salvage=True), "neither .*"),
+        )
+    },
     "manifest that is no JSON": (in_folder(both(b"hello")), (LOST, "manifest.json is not a", "another copy", nothing)),
     "manifest of other bytes": (in_folder(both(b"\xff\xfe")), (LOST, "manifest.json is not", "another copy", nothing)),
     "manifest that is empty": (
@@ -339,7 +343,11 @@ TABLE = {
     ),
     "a saved run of a newer format": (
         at(lambda s: s.load(s.path / "file"), saved_in_a_newer_format),
-        (LOST, "file has format 2; this version reads 1", "the version of loschmidt that wrote it"),
+        (LOST, "file has format 3; this version reads 2", "the version of loschmidt that wrote it"),
+    ),
+    "a saved run of the earlier format": (
+        at(lambda s: s.load(s.path / "file"), saved_in_the_earlier_format),
+        (LOST, "file has format 1; this version reads 2", "the version of loschmidt that wrote it"),
     ),
     # saving
     "save below a file": (
@@ -638,7 +646,9 @@ def test_the_runner_notices_what_was_taken_away(template, tmp_path, monkeypatch,
         lambda: (site.folder / "new").write_bytes(b"left over"),
         lambda: (site.folder / manifest.MANIFEST).write_bytes(b""),
         lambda: torch.rand(1),
-        lambda: flip(site.traj.tape.lanes[0].heads),
+        lambda: flip(site.traj.optimizer._slots[0].integers("m")),
+        lambda: site.traj.tape.lattices[0].e.__setitem__(0, -3),
+        lambda: site.traj.tape.stacks[0].take(1),
     ):
         before = site.stands()
         harm()

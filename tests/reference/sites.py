@@ -32,7 +32,7 @@ STEP, END = 30, 36
 # -- a site --------------------------------------------------------------------------------------------
 
 
-def network(dtype=torch.float32, width=8):
+def network(dtype=torch.float32, width=128):
     """Small, with dropout and BatchNorm; the same at every call, and no global generator moves."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -100,6 +100,7 @@ class Site:
     def __init__(self, path, template, patch, capsys):
         self.path, self.template, self.patch, self.capsys = path, template, patch, capsys
         self.model, self.folder, self.traj, self.error = network(), None, None, None
+        AdamW(self.model.parameters())  # weights that lie on a lattice are not moved by the next optimizer
         self.moved, self.undo = False, lambda: None
 
     def start(self, **given):
@@ -157,7 +158,8 @@ class Site:
         there["random"] = torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
         if self.traj is not None:
             there["step"] = None if self.moved else self.traj.step
-            held = [(lanes.heads.tolist(), len(lanes.stack)) for lanes in self.traj.tape]
+            tape = self.traj.tape
+            held = [(len(x.planes), len(x.records)) for x in tape], [(x.e.tolist(), *x.logs) for x in tape.lattices]
             there["run"] = None if self.moved else (held, self.traj.optimizer.tensor_digests(), self.traj.journal.bytes)
         return there
 
@@ -420,8 +422,13 @@ def with_function(folder):
         traj.seek(3)
 
 
+def saved_in_the_earlier_format(site):
+    """As loschmidt wrote runs until units could change."""
+    save_file({"x": torch.zeros(1)}, site.path / "file", {"loschmidt": "1"})
+
+
 def saved_in_a_newer_format(site):
-    save_file({"x": torch.zeros(1)}, site.path / "file", {"loschmidt": "2"})
+    save_file({"x": torch.zeros(1)}, site.path / "file", {"loschmidt": "3"})
 
 
 def edited(site):

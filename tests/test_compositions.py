@@ -218,7 +218,7 @@ def test_a_step_that_coarsened_momenta_and_then_failed_leaves_resolution_and_tap
     calls.clear()
     fails_at = -1
     opt.step(closure)
-    assert lattice.e.tolist() != exponents and opt.tape.growth_bits > 0
+    assert lattice.e.tolist() != exponents
     opt.unstep(closure)
     assert opt.digest() == before and lattice.e.tolist() == exponents
 
